@@ -1,0 +1,111 @@
+"""Which device and precision to compute with, and why; freeing memory between phases."""
+
+from __future__ import annotations
+
+import gc
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from acestep.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DeviceName = Literal["auto", "cuda", "xpu", "mps", "cpu"]
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """A device, the dtype of frozen weights on it, and the reason in words for the log."""
+
+    device: str
+    precision: Literal["bf16", "fp16", "fp32"]
+    reason: str
+
+    @property
+    def torch_device(self) -> torch.device:
+        import torch
+
+        return torch.device(self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[self.precision]
+
+    def __str__(self) -> str:
+        return f"{self.device} in {self.precision} ({self.reason})"
+
+
+def available_devices() -> list[str]:
+    """Device kinds this machine can compute on, best first."""
+    import torch
+
+    found = []
+    if torch.cuda.is_available():
+        found.append("cuda")
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        found.append("xpu")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return [*found, "cpu"]
+
+
+def choose_device(device: DeviceName = "auto", precision: PrecisionName = "auto") -> DeviceChoice:
+    """Pick device and precision; a wish that the machine cannot fulfil is a UserError."""
+    found = available_devices()
+    chosen = found[0] if device == "auto" else device
+    if chosen not in found:
+        raise UserError(
+            f"The device {chosen} is not available here.",
+            fix=f"Choose auto or one of: {', '.join(found)}.",
+            detail="A torch build without support for the card looks the same; `acestep doctor` tells.",
+        )
+    best, reason = _best_precision(chosen)
+    if precision == "auto":
+        return DeviceChoice(chosen, best, reason)
+    if precision == "bf16" and chosen == "cuda" and best == "fp16":
+        raise UserError(f"This graphics card has no bf16 ({reason}).", fix="Choose precision auto or fp16.")
+    return DeviceChoice(chosen, precision, "chosen in the settings")
+
+
+def _best_precision(device: str) -> tuple[Literal["bf16", "fp16", "fp32"], str]:
+    import torch
+
+    if device == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        name = torch.cuda.get_device_name()
+        if major >= 8:
+            return "bf16", f"{name} computes bf16"
+        return "fp16", f"{name}, capability {major}.{minor}, has no bf16 units"
+    if device == "xpu":
+        return "bf16", "Intel GPUs compute bf16"
+    if device == "mps":
+        system = int((platform.mac_ver()[0] or "0").split(".")[0])
+        if system >= 14:
+            return "bf16", f"macOS {system} computes bf16"
+        return "fp32", "bf16 needs macOS 14 or later"
+    return "fp32", "CPUs train fastest and most exactly in fp32"
+
+
+def free_memory() -> None:
+    """Give memory that nothing refers to any more back to the device; call after dropping a model."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif hasattr(torch, "xpu") and torch.xpu.is_available():
+        torch.xpu.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def device_memory() -> tuple[int, int] | None:
+    """(free, total) bytes of the first CUDA device, or None where there is none."""
+    import torch
+
+    return torch.cuda.mem_get_info() if torch.cuda.is_available() else None

@@ -1,0 +1,157 @@
+"""Long work: how it reports progress, how it is asked to stop, and that only one heavy job runs at a time.
+
+A function that takes long receives a `Job`. It opens stages, advances them, and asks `check_stop` where
+stopping is safe. Whoever started it (terminal, page, test) passes a listener and may call `request_stop`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from acestep.core.errors import Stopped, UserError
+
+
+@dataclass
+class Stage:
+    """One countable part of a job, e.g. "encode audio", 12 of 100 songs."""
+
+    name: str
+    total: int
+    unit: str
+    started: float
+    done: int = 0
+    note: str = ""
+    ended: float | None = None
+    _job: Job | None = field(default=None, repr=False)
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self.done += amount
+        self.note = note
+        if self._job is not None:
+            self._job._tell("progress", self)
+
+    def elapsed_s(self, now: float) -> float:
+        return (self.ended if self.ended is not None else now) - self.started
+
+    def remaining_s(self, now: float) -> float | None:
+        """Seconds left at the rate so far, or None before the first unit is done."""
+        if not self.done or self.total <= 0:
+            return None
+        return max(0.0, self.elapsed_s(now) / self.done * (self.total - self.done))
+
+
+Kind = Literal["start", "progress", "end", "say", "warn"]
+Listener = Callable[[Kind, Stage | str], None]
+
+
+class Job:
+    """What a piece of long work gets to talk to whoever started it. Safe to share between threads."""
+
+    def __init__(self, listener: Listener | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.stages: list[Stage] = []
+        self.warnings: list[str] = []
+        self._listener = listener
+        self._stop = threading.Event()
+
+    @property
+    def stop_requested(self) -> bool:
+        return self._stop.is_set()
+
+    def request_stop(self) -> None:
+        """Ask the work to stop at its next safe point. What is finished is kept."""
+        self._stop.set()
+
+    def check_stop(self) -> None:
+        """Raise Stopped if the user asked to stop."""
+        if self.stop_requested:
+            raise Stopped
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int, unit: str = "") -> Iterator[Stage]:
+        stage = Stage(name, total, unit, started=self.clock(), _job=self)
+        self.stages.append(stage)
+        self._tell("start", stage)
+        try:
+            yield stage
+        finally:
+            stage.ended = self.clock()
+            self._tell("end", stage)
+
+    def say(self, text: str) -> None:
+        self._tell("say", text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self._tell("warn", text)
+
+    def _tell(self, kind: Kind, what: Stage | str) -> None:
+        if self._listener is not None:
+            self._listener(kind, what)
+
+
+def state_folder() -> Path:
+    """Where this machine keeps locks and remembered folders; ACESTEP_STATE_DIR moves it."""
+    import platformdirs
+
+    chosen = os.environ.get("ACESTEP_STATE_DIR")
+    return Path(chosen) if chosen else Path(platformdirs.user_state_dir("acestep-lora-trainer"))
+
+
+_held_by_this_process = threading.RLock()
+_depth = 0
+
+
+@contextlib.contextmanager
+def heavy_job(title: str) -> Iterator[None]:
+    """Hold the machine for one heavy job; a second process gets a UserError that names the first.
+
+    The operating system drops the lock with the process that held it, so a crash never blocks the next job.
+    Nested use within one job (the demo runs preprocess, then train) is allowed; other threads are refused.
+    """
+    global _depth
+    if not _held_by_this_process.acquire(blocking=False):
+        raise UserError("Another job is running in this program.", fix="Wait for it or stop it first.")
+    try:
+        if _depth:
+            _depth += 1
+            try:
+                yield
+            finally:
+                _depth -= 1
+            return
+        folder = state_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "heavy-job.lock")
+        note = folder / "heavy-job.json"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"Another job is running on this machine{_describe(note)}.", fix="Wait for it or stop it first.") from error
+        try:
+            note.write_text(json.dumps({"title": title, "pid": os.getpid(), "started": time.time()}), encoding="utf-8")
+            _depth = 1
+            yield
+        finally:
+            _depth = 0
+            lock.release()
+    finally:
+        _held_by_this_process.release()
+
+
+def _describe(note: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the note only decorates the message
+        facts = json.loads(note.read_text(encoding="utf-8"))
+        minutes = int((time.time() - facts["started"]) / 60)
+        return f' ("{facts["title"]}", process {facts["pid"]}, for {minutes} min)'
+    return ""
