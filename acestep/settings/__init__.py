@@ -1,0 +1,35 @@
+"""Everything a user can set, declared once. Command line, apps, presets and the guide are made from here."""
+
+from acestep.settings.base import Settings, fields_of, knob, load_settings, save_settings
+from acestep.settings.dataset import DatasetSettings
+from acestep.settings.generate import GenerateSettings
+from acestep.settings.preprocess import PreprocessSettings
+from acestep.settings.train import (
+    AdapterSettings,
+    HardwareSettings,
+    ObjectiveSettings,
+    OptimizerSettings,
+    RunSettings,
+    TrainSettings,
+    ValidationSettings,
+    WindowSettings,
+)
+
+__all__ = [
+    "AdapterSettings",
+    "DatasetSettings",
+    "GenerateSettings",
+    "HardwareSettings",
+    "ObjectiveSettings",
+    "OptimizerSettings",
+    "PreprocessSettings",
+    "RunSettings",
+    "Settings",
+    "TrainSettings",
+    "ValidationSettings",
+    "WindowSettings",
+    "fields_of",
+    "knob",
+    "load_settings",
+    "save_settings",
+]
