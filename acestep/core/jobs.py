@@ -137,7 +137,9 @@ def heavy_job(title: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise UserError(f"Another job is running on this machine{_describe(note)}.", fix="Wait for it or stop it first.") from error
+            raise UserError(
+                f"Another job is running on this machine{_describe(note)}.", fix="Wait for it or stop it first."
+            ) from error
         try:
             note.write_text(json.dumps({"title": title, "pid": os.getpid(), "started": time.time()}), encoding="utf-8")
             _depth = 1

@@ -48,7 +48,9 @@ def output_folder(path: str | Path, what: str) -> Path:
     """Create (if needed) and return a folder the program may write into, or raise a UserError."""
     resolved = Path(path).expanduser()
     if resolved.exists() and not resolved.is_dir():
-        raise UserError(f"{what[:1].upper()}{what[1:]} {resolved} is a file, not a folder.", fix="Choose another place.")
+        raise UserError(
+            f"{what[:1].upper()}{what[1:]} {resolved} is a file, not a folder.", fix="Choose another place."
+        )
     with disk_errors(resolved):
         resolved.mkdir(parents=True, exist_ok=True)
         probe = tempfile.NamedTemporaryFile(prefix=TEMPORARY_PREFIX, dir=resolved)
@@ -181,7 +183,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         raise UserError(f"{path} is not UTF-8 text.", fix="Save it as UTF-8.") from error
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}).", fix="Correct that line."
+            f"{path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}).",
+            fix="Correct that line.",
         ) from error
     except RecursionError as error:
         raise UserError(f"{path} is nested too deeply to be read.", fix="Write it again.") from error

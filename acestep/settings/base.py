@@ -24,7 +24,7 @@ S = TypeVar("S", bound="Settings")
 
 def knob(
     default: Any,
-    help: str,  # noqa: A002 - the word users know
+    help: str,
     *,
     group: str,
     level: Level = "advanced",
@@ -75,7 +75,9 @@ def fields_of(settings: type[Settings]) -> Iterator[Knob]:
     """Every setting of a class, in order of declaration."""
     for name, info in settings.model_fields.items():
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        limits = {key: getattr(part, key) for part in info.metadata for key in ("ge", "gt", "le", "lt") if hasattr(part, key)}
+        limits = {
+            key: getattr(part, key) for part in info.metadata for key in ("ge", "gt", "le", "lt") if hasattr(part, key)
+        }
         yield Knob(
             name=name,
             help=info.description or "",

@@ -22,7 +22,9 @@ class GenerateSettings(Settings):
     duration_s: float = knob(30.0, "Length in seconds.", group="prompt", level="basic", ge=1, le=600)
     seed: int = knob(42, "Seed of the noise; the same seed plays the same piece.", group="sampler", level="basic", ge=0)
     steps: int | None = knob(None, "Sampling steps; unset takes the variant's default.", group="sampler", ge=1, le=200)
-    guidance: float | None = knob(None, "Guidance scale; unset takes the variant's default, turbo has none.", group="sampler", ge=1, le=30)
+    guidance: float | None = knob(
+        None, "Guidance scale; unset takes the variant's default, turbo has none.", group="sampler", ge=1, le=30
+    )
     shift: float | None = knob(None, "Timestep shift; unset takes the variant's default.", group="sampler", gt=0, le=10)
     format: AudioFormat = knob("wav", "Audio format where the file name does not tell.", group="output")
     device: DeviceName = knob("auto", "Device to generate on.", group="hardware")

@@ -20,14 +20,25 @@ class PreprocessSettings(Settings):
         level="basic",
     )
     max_duration_s: float = knob(
-        240.0, "Longest part of a song that is encoded, from its start, in seconds; 0 takes whole songs.", group="audio", ge=0, le=3600
+        240.0,
+        "Longest part of a song that is encoded, from its start, in seconds; 0 takes whole songs.",
+        group="audio",
+        ge=0,
+        le=3600,
     )
     latents: Literal["sample", "mean"] = knob(
-        "sample", "Latents drawn once from the VAE's posterior, as the model was trained, or its mean.", group="encoding", level="expert"
+        "sample",
+        "Latents drawn once from the VAE's posterior, as the model was trained, or its mean.",
+        group="encoding",
+        level="expert",
     )
     two_pass: bool = knob(
-        False, "Hold only VAE and text encoder first, then only the condition encoder: less memory, same result.", group="memory"
+        False,
+        "Hold only VAE and text encoder first, then only the condition encoder: less memory, same result.",
+        group="memory",
     )
-    seed: int = knob(42, "Seed of the posterior draws; each song has its own draw.", group="encoding", level="expert", ge=0)
+    seed: int = knob(
+        42, "Seed of the posterior draws; each song has its own draw.", group="encoding", level="expert", ge=0
+    )
     device: DeviceName = knob("auto", "Device to encode on.", group="hardware")
     precision: PrecisionName = knob("auto", "Number format of the frozen models.", group="hardware")

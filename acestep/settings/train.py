@@ -16,9 +16,14 @@ class AdapterSettings(Settings):
 
     adapter: Literal["lora", "lokr"] = knob("lora", "Adapter family.", group="adapter", level="basic")
     attention: Literal["both", "self", "cross"] = knob(
-        "both", "Attention layers that get the adapter: self (sound), cross (prompt) or both.", group="adapter", level="basic"
+        "both",
+        "Attention layers that get the adapter: self (sound), cross (prompt) or both.",
+        group="adapter",
+        level="basic",
     )
-    train_mlp: bool = knob(False, "Adapt the MLP layers too: more capacity, more memory.", group="adapter", level="basic")
+    train_mlp: bool = knob(
+        False, "Adapt the MLP layers too: more capacity, more memory.", group="adapter", level="basic"
+    )
 
     rank: int = knob(64, "LoRA rank: capacity of the adapter.", group="lora", level="basic", ge=1, le=512)
     alpha: float = knob(128.0, "LoRA alpha: strength is alpha / rank.", group="lora", level="basic", gt=0, le=2048)
@@ -26,13 +31,23 @@ class AdapterSettings(Settings):
     rslora: bool = knob(False, "Rank-stabilised LoRA: strength is alpha / sqrt(rank).", group="lora")
     dora: bool = knob(False, "DoRA: learn the length of each weight row apart from its direction.", group="lora")
 
-    lokr_dim: int = knob(64, "LoKr dimension of the second factor; large values store it whole.", group="lokr", ge=1, le=100_000)
-    lokr_alpha: float = knob(128.0, "LoKr alpha; without effect where both factors are whole.", group="lokr", gt=0, le=100_000)
+    lokr_dim: int = knob(
+        64, "LoKr dimension of the second factor; large values store it whole.", group="lokr", ge=1, le=100_000
+    )
+    lokr_alpha: float = knob(
+        128.0, "LoKr alpha; without effect where both factors are whole.", group="lokr", gt=0, le=100_000
+    )
     lokr_factor: int = knob(
-        8, "LoKr factor: size of the first factor, -1 for the nearest to square. Smaller is larger adapters.", group="lokr", ge=-1, le=64
+        8,
+        "LoKr factor: size of the first factor, -1 for the nearest to square. Smaller is larger adapters.",
+        group="lokr",
+        ge=-1,
+        le=64,
     )
     lokr_decompose_both: bool = knob(False, "Factorise the first LoKr matrix as well.", group="lokr", level="expert")
-    lokr_tucker: bool = knob(False, "Tucker form for convolutions (attention and MLP layers have none).", group="lokr", level="expert")
+    lokr_tucker: bool = knob(
+        False, "Tucker form for convolutions (attention and MLP layers have none).", group="lokr", level="expert"
+    )
     lokr_dropout: float = knob(0.0, "Share of LoKr outputs dropped in a step.", group="lokr", ge=0, lt=1)
 
     @model_validator(mode="after")
@@ -46,7 +61,12 @@ class WindowSettings(Settings):
     """Which part of a song one training sample is, and what its prompt says."""
 
     max_latent_length: int = knob(
-        1500, "Longest window in latent frames, 25 a second (1500 = 60 s); 0 trains on whole songs.", group="data", level="basic", ge=0, le=15000
+        1500,
+        "Longest window in latent frames, 25 a second (1500 = 60 s); 0 trains on whole songs.",
+        group="data",
+        level="basic",
+        ge=0,
+        le=15000,
     )
     tag_position: TagPosition | None = knob(
         None, "Where the trigger word stands; unset takes the dataset's choice.", group="data"
@@ -60,10 +80,20 @@ class ObjectiveSettings(Settings):
     """The flow-matching objective."""
 
     timestep_mu: float | None = knob(
-        None, "Mean of the logit-normal timestep draw; unset takes the checkpoint's.", group="objective", level="expert", ge=-5, le=5
+        None,
+        "Mean of the logit-normal timestep draw; unset takes the checkpoint's.",
+        group="objective",
+        level="expert",
+        ge=-5,
+        le=5,
     )
     timestep_sigma: float | None = knob(
-        None, "Spread of the logit-normal timestep draw; unset takes the checkpoint's.", group="objective", level="expert", gt=0, le=5
+        None,
+        "Spread of the logit-normal timestep draw; unset takes the checkpoint's.",
+        group="objective",
+        level="expert",
+        gt=0,
+        le=5,
     )
     timestep_draw: Literal["model", "single", "turbo"] = knob(
         "model",
@@ -82,16 +112,26 @@ class OptimizerSettings(Settings):
     optimizer: Literal["adamw"] = knob("adamw", "Optimizer.", group="optimizer", level="basic")
     learning_rate: float = knob(1e-4, "Peak learning rate.", group="optimizer", level="basic", gt=0, le=1e4)
     weight_decay: float = knob(0.01, "Weight decay.", group="optimizer", ge=0, le=1)
-    max_grad_norm: float = knob(1.0, "Longest gradient; longer ones are scaled down. 0 switches clipping off.", group="optimizer", ge=0)
+    max_grad_norm: float = knob(
+        1.0, "Longest gradient; longer ones are scaled down. 0 switches clipping off.", group="optimizer", ge=0
+    )
     schedule: Literal["cosine", "linear", "constant"] = knob(
         "cosine", "Course of the learning rate after warm-up.", group="optimizer", level="basic"
     )
     warmup_steps: int = knob(
-        100, "Steps of linear warm-up from 10 % of the rate; never more than a tenth of the run.", group="optimizer", ge=0
+        100,
+        "Steps of linear warm-up from 10 % of the rate; never more than a tenth of the run.",
+        group="optimizer",
+        ge=0,
     )
     batch_size: int = knob(1, "Windows in one forward pass.", group="optimizer", level="basic", ge=1, le=256)
     gradient_accumulation: int = knob(
-        4, "Forward passes in one optimizer step: effective batch is batch size times this.", group="optimizer", level="basic", ge=1, le=1024
+        4,
+        "Forward passes in one optimizer step: effective batch is batch size times this.",
+        group="optimizer",
+        level="basic",
+        ge=1,
+        le=1024,
     )
 
 
@@ -104,8 +144,12 @@ class ValidationSettings(Settings):
         group="validation",
         level="basic",
     )
-    validation_share: float = knob(0.1, "Share of songs, or of each song, that is held out.", group="validation", gt=0, le=0.5)
-    validate_every: int = knob(0, "Optimizer steps between validations; 0 validates once an epoch.", group="validation", ge=0)
+    validation_share: float = knob(
+        0.1, "Share of songs, or of each song, that is held out.", group="validation", gt=0, le=0.5
+    )
+    validate_every: int = knob(
+        0, "Optimizer steps between validations; 0 validates once an epoch.", group="validation", ge=0
+    )
     validation_timesteps: int = knob(
         8, "Fixed timesteps each held-out window is judged at.", group="validation", level="expert", ge=1, le=64
     )
@@ -115,10 +159,16 @@ class RunSettings(Settings):
     """How long a run is, what it keeps and how it logs."""
 
     epochs: int = knob(100, "Passes over the songs.", group="run", level="basic", ge=1, le=100_000)
-    max_steps: int = knob(0, "End after this many optimizer steps; 0 counts epochs only.", group="run", level="basic", ge=0)
+    max_steps: int = knob(
+        0, "End after this many optimizer steps; 0 counts epochs only.", group="run", level="basic", ge=0
+    )
     seed: int = knob(42, "Seed of every random draw of the run.", group="run", ge=0)
-    save_every_epochs: int = knob(10, "Epochs between checkpoints; 0 saves at the end only.", group="run", level="basic", ge=0)
-    save_every_steps: int = knob(0, "Optimizer steps between checkpoints, beside the epochs; 0 is off.", group="run", ge=0)
+    save_every_epochs: int = knob(
+        10, "Epochs between checkpoints; 0 saves at the end only.", group="run", level="basic", ge=0
+    )
+    save_every_steps: int = knob(
+        0, "Optimizer steps between checkpoints, beside the epochs; 0 is off.", group="run", ge=0
+    )
     keep_last: int = knob(3, "Checkpoints kept besides the best; 0 keeps all.", group="run", ge=0)
     log_every: int = knob(10, "Optimizer steps between lines in the terminal.", group="run", level="expert", ge=1)
     tensorboard: bool = knob(True, "Write TensorBoard files into the run folder.", group="run", level="expert")
@@ -128,19 +178,25 @@ class HardwareSettings(Settings):
     """Where the training runs."""
 
     device: DeviceName = knob("auto", "Device to train on.", group="hardware")
-    precision: PrecisionName = knob("auto", "Number format of the frozen base; adapter and optimizer are always fp32.", group="hardware")
+    precision: PrecisionName = knob(
+        "auto", "Number format of the frozen base; adapter and optimizer are always fp32.", group="hardware"
+    )
     gradient_checkpointing: bool = knob(
-        False, "Recompute activations in the backward pass: a third more time, far less memory.", group="hardware", level="basic"
+        False,
+        "Recompute activations in the backward pass: a third more time, far less memory.",
+        group="hardware",
+        level="basic",
     )
 
 
+# pydantic lists the fields of the last base first
 class TrainSettings(
-    AdapterSettings,
-    WindowSettings,
-    ObjectiveSettings,
-    OptimizerSettings,
-    ValidationSettings,
-    RunSettings,
     HardwareSettings,
+    RunSettings,
+    ValidationSettings,
+    OptimizerSettings,
+    ObjectiveSettings,
+    WindowSettings,
+    AdapterSettings,
 ):
     """Every setting of a training run, in one flat list of names."""
