@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -19,19 +20,26 @@ class EventLog:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._clock = clock
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _end_broken_line(path)
+        self._line_is_cut = False
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _end_broken_line(path)
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Append one event. Numbers that JSON cannot hold (NaN, infinity) become null."""
         event = {"time": round(self._clock(), 3), "kind": kind, **fields}
-        line = json.dumps(_finite(event), ensure_ascii=False) + "\n"
+        line = json.dumps(_finite(event), ensure_ascii=False).encode("utf-8", errors="replace") + b"\n"
+        if self._line_is_cut:
+            line = b"\n" + line
         with disk_errors(self.path):
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                os.write(descriptor, line.encode("utf-8"))
+                written = os.write(descriptor, line)
             finally:
                 os.close(descriptor)
+            self._line_is_cut = written < len(line)
+            if self._line_is_cut:  # the disk took only a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_events(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:

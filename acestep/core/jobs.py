@@ -19,6 +19,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from acestep.core.errors import Stopped, UserError
+from acestep.core.paths import disk_errors
 
 
 @dataclass
@@ -131,18 +132,21 @@ def heavy_job(title: str) -> Iterator[None]:
                 _depth -= 1
             return
         folder = state_folder()
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "heavy-job.lock")
         note = folder / "heavy-job.json"
         try:
-            lock.acquire(timeout=0)
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
         except Timeout as error:
             raise UserError(
                 f"Another job is running on this machine{_describe(note)}.", fix="Wait for it or stop it first."
             ) from error
         try:
-            note.write_text(json.dumps({"title": title, "pid": os.getpid(), "started": time.time()}), encoding="utf-8")
             _depth = 1
+            facts = {"title": title, "pid": os.getpid(), "started": time.time()}
+            with contextlib.suppress(OSError):  # the note only decorates the message a second job gets
+                note.write_text(json.dumps(facts), encoding="utf-8")
             yield
         finally:
             _depth = 0
@@ -152,7 +156,7 @@ def heavy_job(title: str) -> Iterator[None]:
 
 
 def _describe(note: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # the note only decorates the message
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # as above
         facts = json.loads(note.read_text(encoding="utf-8"))
         minutes = int((time.time() - facts["started"]) / 60)
         return f' ("{facts["title"]}", process {facts["pid"]}, for {minutes} min)'

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,44 +26,64 @@ from acestep.core.errors import UserError
 TEMPORARY_PREFIX = ".writing-"
 """Files and folders with this prefix are unfinished writes; readers ignore them."""
 
+_ASIDE_PREFIX = TEMPORARY_PREFIX + "old-"
 _CHUNK_BYTES = 1 << 20
+_LONGEST_NAME_BYTES = 200  # file systems take 255; the rest is for suffixes and the temporary prefix
+_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+# How torch and safetensors word a full disk; neither raises an OSError.
+_DISK_FULL_SIGNS = ("os error 28", "No space left", "unexpected pos", "PytorchStreamWriter failed")
 
 
 def existing_file(path: str | Path, what: str) -> Path:
     """The resolved path of a file that must exist. `what` names it in the error ("the dataset file")."""
-    resolved = Path(path).expanduser()
-    if resolved.is_file():
-        return resolved.resolve()
-    kind = "is a folder, not a file" if resolved.is_dir() else "does not exist"
-    raise UserError(f"{what[:1].upper()}{what[1:]} {resolved} {kind}.", fix="Check the path.")
+    return _existing(path, what, folder=False)
 
 
 def existing_folder(path: str | Path, what: str) -> Path:
     """The resolved path of a folder that must exist. `what` names it in the error ("the audio folder")."""
-    resolved = Path(path).expanduser()
-    if resolved.is_dir():
-        return resolved.resolve()
-    kind = "is a file, not a folder" if resolved.exists() else "does not exist"
-    raise UserError(f"{what[:1].upper()}{what[1:]} {resolved} {kind}.", fix="Check the path.")
+    return _existing(path, what, folder=True)
+
+
+def _existing(path: str | Path, what: str, folder: bool) -> Path:
+    what = f"{what[:1].upper()}{what[1:]}"
+    try:
+        resolved = Path(path).expanduser()
+        if resolved.is_dir() if folder else resolved.is_file():
+            return resolved.resolve()
+        if not resolved.exists():
+            kind = "does not exist"
+        else:
+            kind = "is a folder, not a file" if resolved.is_dir() else "is a file, not a folder"
+    except (OSError, RuntimeError, ValueError) as error:  # name too long, no access, unknown ~user, NUL in the name
+        raise UserError(f"{what} {path} cannot be opened ({_reason(error)}).", fix="Check the path.") from error
+    raise UserError(f"{what} {resolved} {kind}.", fix="Check the path.")
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def output_folder(path: str | Path, what: str) -> Path:
     """Create (if needed) and return a folder the program may write into, or raise a UserError."""
     resolved = Path(path).expanduser()
-    if resolved.exists() and not resolved.is_dir():
+    if resolved.is_file():
         raise UserError(
             f"{what[:1].upper()}{what[1:]} {resolved} is a file, not a folder.", fix="Choose another place."
         )
     with disk_errors(resolved):
         resolved.mkdir(parents=True, exist_ok=True)
-        probe = tempfile.NamedTemporaryFile(prefix=TEMPORARY_PREFIX, dir=resolved)
-        probe.close()
+        with tempfile.TemporaryFile(prefix=TEMPORARY_PREFIX, dir=resolved):
+            pass
     return resolved.resolve()
 
 
 def inside(root: Path, relative: str | Path) -> Path:
     """`root / relative`, resolved; raises a UserError when that leads out of `root` (`..`, links, absolute)."""
-    resolved = (root / relative).resolve()
+    try:
+        resolved = (root / relative).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, NUL in the name
+        raise UserError(f"{relative!s} in {root} cannot be followed ({_reason(error)}).", fix="Check it.") from error
     if not resolved.is_relative_to(root.resolve()):
         raise UserError(f"{relative} leads outside {root}.", fix="Only files inside that folder can be used.")
     return resolved
@@ -69,23 +92,51 @@ def inside(root: Path, relative: str | Path) -> Path:
 def safe_name(text: str, fallback: str = "unnamed") -> str:
     """`text` as a file name that every file system takes: at most 80 characters, no separators, no dots first."""
     name = re.sub(r"[^\w\-. ]+", "_", text).strip(" ._")
-    name = re.sub(r"\s+", "_", name)[:80].rstrip(" ._")
+    name = re.sub(r"\s+", "_", name)[:80]
+    name = name.encode("utf-8")[:_LONGEST_NAME_BYTES].decode("utf-8", errors="ignore").rstrip(" ._")
+    if _WINDOWS_DEVICES.match(name):
+        return f"_{name}"
     return name or fallback
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals while writing `path` into sentences."""
+    """Turn refusals while writing `path` (by the system, or passed on by torch and safetensors) into sentences."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"The disk is full while writing {path}.", fix="Free some space and run the same command again."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{path} cannot be written.", fix="Choose a folder you may write to.") from error
+        refusal = _refusal(path, error)
+        if refusal is None:
+            raise
+        raise refusal from error
+    except _library_errors() as error:
+        if any(sign in str(error) for sign in _DISK_FULL_SIGNS):
+            raise _disk_full(path) from error
         raise
+
+
+def _refusal(path: Path, error: OSError) -> UserError | None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _disk_full(path)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{path} cannot be written.", fix="Choose a folder you may write to.")
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY):
+        return UserError(f"{path} cannot be written: something else has that name.", fix="Choose another place.")
+    if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+        return UserError(f"The name {path} is too long or not allowed on this disk.", fix="Choose another name.")
+    if error.errno == errno.EFBIG:
+        return UserError(f"{path} becomes too large for this disk.", fix="Choose a disk that takes large files.")
+    return None
+
+
+def _disk_full(path: Path) -> UserError:
+    return UserError(f"The disk is full while writing {path}.", fix="Free some space and run the same command again.")
+
+
+def _library_errors() -> tuple[type[Exception], ...]:
+    # torch raises RuntimeError; safetensors an error of its own, which exists only once it is imported
+    safetensors = sys.modules.get("safetensors")
+    return (RuntimeError,) if safetensors is None else (RuntimeError, safetensors.SafetensorError)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -103,19 +154,27 @@ def _flush_file(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def _temporary(path: Path, prefix: str = TEMPORARY_PREFIX) -> Path:
+    """A free name beside `path` with its suffix. Made here, not by tempfile, whose files are private (0600)."""
+    return path.parent / f"{prefix}{secrets.token_hex(8)}{path.suffix}"
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; when the block ends well its file takes the name `path`, otherwise it is removed."""
     path = Path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _temporary(path)
+        temporary.touch(exist_ok=False)
+        mode = (
+            temporary.stat().st_mode
+        )  # what the user's umask grants; some libraries replace the file by a private one
         try:
             yield temporary
+            temporary.chmod(mode)
             _flush_file(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             _flush_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -125,36 +184,58 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder; when the block ends well it takes the name `path`, replacing an older folder.
 
-    The older folder is moved aside first and removed last, so at every moment one whole folder exists.
+    The older folder is moved aside first and removed last, so at every moment one whole folder exists. A crash
+    between the two renames leaves the older one aside; `remove_leftovers` and the next write put it back.
     """
     path = Path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
-        old: Path | None = None
+        _put_back(path)
+        temporary = _temporary(path)
+        temporary.mkdir()
+        aside = _temporary(path, _ASIDE_PREFIX) / path.name
         try:
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _flush_file(file)
-            os.chmod(temporary, 0o755)  # mkdtemp makes private folders
+            _flush_tree(temporary)
             if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent)) / path.name
-                os.replace(path, old)
-            os.replace(temporary, path)
+                aside.parent.mkdir()
+                path.replace(aside)
+            temporary.replace(path)
             _flush_folder(path.parent)
         except BaseException:
-            if old is not None and old.exists() and not path.exists():
-                os.replace(old, path)
+            if aside.exists() and not path.exists():
+                aside.replace(path)
             raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            if old is not None:
-                shutil.rmtree(old.parent, ignore_errors=True)
+            shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def _flush_tree(folder: Path) -> None:
+    for item in folder.rglob("*"):
+        if item.is_dir():
+            _flush_folder(item)
+        elif item.is_file():
+            _flush_file(item)
+    _flush_folder(folder)
+
+
+def _put_back(path: Path) -> None:
+    """Give `path` its older content back if a crash came between moving it aside and replacing it."""
+    if path.exists():
+        return
+    for aside in path.parent.glob(f"{_ASIDE_PREFIX}*/{glob.escape(path.name)}"):
+        aside.replace(path)
+        return
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writes interrupted by a crash left in `folder` (only the folder itself, not below)."""
+    """Remove what writes interrupted by a crash left in `folder` (only the folder itself, not below).
+
+    A whole folder that was moved aside and not yet replaced gets its name back first.
+    """
+    for aside in folder.glob(f"{_ASIDE_PREFIX}*/*"):
+        _put_back(folder / aside.name)
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -166,7 +247,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -179,6 +259,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     path = existing_file(path, what)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({_reason(error)}).", fix="Check its permissions.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text.", fix="Save it as UTF-8.") from error
     except json.JSONDecodeError as error:
@@ -186,8 +268,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
             f"{path} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}).",
             fix="Correct that line.",
         ) from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply to be read.", fix="Write it again.") from error
+    except (RecursionError, ValueError) as error:  # nested without end; a number of thousands of digits
+        raise UserError(f"{path} cannot be read as JSON ({error}).", fix="Write it again.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}.", fix="Write it as {…}.")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +35,16 @@ def knob(
     lt: float | None = None,
 ) -> Any:
     """Declare one setting: default, one line of help, group on the page, how prominent, and bounds."""
-    extra = {"group": group, "level": level}
+    extra: dict[str, Any] = {"group": group, "level": level}
     return Field(default, description=help, ge=ge, le=le, gt=gt, lt=lt, json_schema_extra=extra)
 
 
 class Settings(BaseModel):
     """A group of settings. Values are checked when set; unknown names are errors."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, validate_default=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", validate_assignment=True, validate_default=True, frozen=True, allow_inf_nan=False
+    )
 
     @classmethod
     def parse(cls, values: dict[str, Any], source: str) -> Self:
@@ -110,7 +113,7 @@ def explain(settings: type[Settings], error: ValidationError) -> list[str]:
             sentences.append(f'There is no setting "{name}".{did_you_mean(name, settings.model_fields)}')
         else:
             message = item["msg"].removeprefix("Value error, ").rstrip(".")
-            shown = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
+            shown = "" if item["type"] == "value_error" else f" (got {reprlib.repr(item['input'])})"
             sentences.append(f'Setting "{name}": {message}{shown}.' if item["loc"] else f"{message}.")
     return sentences
 
@@ -127,7 +130,7 @@ def read_values(path: Path, what: str = "the settings file") -> dict[str, Any]:
     """The values of a settings or preset file after migrations, without comments."""
     values = {key: value for key, value in read_json(path, what).items() if not key.startswith("_")}
     version = values.pop("schema_version", SCHEMA_VERSION)
-    if not isinstance(version, int) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UserError(f'{path}: "schema_version" must be a whole number from 1.', fix="Remove it or correct it.")
     if version > SCHEMA_VERSION:
         raise UserError(
