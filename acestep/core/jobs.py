@@ -31,6 +31,8 @@ class Stage:
     unit: str
     started: float
     done: int = 0
+    already: int = 0
+    """Units done before this stage began, e.g. by the run that is resumed; they say nothing about the rate."""
     note: str = ""
     ended: float | None = None
     _job: Job | None = field(default=None, repr=False)
@@ -46,9 +48,10 @@ class Stage:
 
     def remaining_s(self, now: float) -> float | None:
         """Seconds left at the rate so far, or None before the first unit is done."""
-        if not self.done or self.total <= 0:
+        fresh = self.done - self.already
+        if fresh <= 0 or self.total <= 0:
             return None
-        return max(0.0, self.elapsed_s(now) / self.done * (self.total - self.done))
+        return max(0.0, self.elapsed_s(now) / fresh * (self.total - self.done))
 
 
 Kind = Literal["start", "progress", "end", "say", "warn"]
@@ -79,8 +82,8 @@ class Job:
             raise Stopped
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: int, unit: str = "") -> Iterator[Stage]:
-        stage = Stage(name, total, unit, started=self.clock(), _job=self)
+    def stage(self, name: str, total: int, unit: str = "", already: int = 0) -> Iterator[Stage]:
+        stage = Stage(name, total, unit, started=self.clock(), done=already, already=already, _job=self)
         self.stages.append(stage)
         self._tell("start", stage)
         try:

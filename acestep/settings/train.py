@@ -160,7 +160,7 @@ class RunSettings(Settings):
 
     epochs: int = knob(100, "Passes over the songs.", group="run", level="basic", ge=1, le=100_000)
     max_steps: int = knob(
-        0, "End after this many optimizer steps; 0 counts epochs only.", group="run", level="basic", ge=0
+        0, "Length in optimizer steps instead of epochs; 0 counts epochs.", group="run", level="basic", ge=0
     )
     seed: int = knob(42, "Seed of every random draw of the run.", group="run", ge=0)
     save_every_epochs: int = knob(
