@@ -1,0 +1,1 @@
+"""Songs become tensors on disk: latents and conditions, encoded once, keyed by what went into them."""
