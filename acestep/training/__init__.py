@@ -1,0 +1,1 @@
+"""Training: objective, data order, optimizers, the one loop, checkpoints, validation and run folders."""

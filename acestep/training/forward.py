@@ -1,0 +1,59 @@
+"""From a batch of draws to one loss an item: the model call that training and validation share."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
+from torch import Tensor
+
+from acestep.model.condition import context_latents
+from acestep.training.data import Batch
+from acestep.training.objective import drop_conditions, flow_target, item_losses
+from acestep.training.padding import ConditionMask
+
+
+class FlowModel:
+    """The transformer with what stays the same for every batch: null condition, silence context, condition mask.
+
+    silence_latent: (1, N, C); null_condition: (1, 1, E). `call` is the transformer as Fabric wrapped it.
+    """
+
+    def __init__(
+        self,
+        transformer: AceStepTransformer1DModel,
+        silence_latent: Tensor,
+        null_condition: Tensor,
+        device: torch.device,
+    ) -> None:
+        self.call: torch.nn.Module = transformer
+        self.device = device
+        self.null_condition = null_condition.to(device)
+        self._silence = silence_latent
+        self._mask = ConditionMask(transformer)
+        self._context: dict[int, Tensor] = {}
+
+    def context(self, frames: int) -> Tensor:
+        """Text-to-music context latents (1, T, 2C): silence as source, ones as mask."""
+        if frames not in self._context:
+            self._context[frames] = context_latents(self._silence, frames).to(self.device)
+        return self._context[frames]
+
+    def item_losses(self, batch: Batch, condition_dropout: float) -> Tensor:
+        """Flow-matching loss of each item, (B,) fp32. Items with `uniform` below the rate lose their condition."""
+        latents, noise = self._move(batch.latents), self._move(batch.noise)
+        t, uniform = self._move(batch.t), self._move(batch.uniform)
+        condition = self._mask.pad([self._move(item) for item in batch.conditions], self.null_condition.dtype)
+        condition = drop_conditions(condition, self.null_condition, uniform, condition_dropout)
+        noisy, velocity = flow_target(latents, noise, t)
+        (prediction,) = self.call(
+            hidden_states=noisy,
+            timestep=t,
+            timestep_r=t,
+            encoder_hidden_states=condition,
+            context_latents=self.context(latents.shape[1]).expand(len(batch), -1, -1),
+            return_dict=False,
+        )
+        return item_losses(prediction, velocity)
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)

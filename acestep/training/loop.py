@@ -1,0 +1,235 @@
+"""The one training loop, for every adapter, optimizer and device.
+
+`fit` reads from top to bottom: judge, keep, stop, one optimizer step, record. It runs one pass more than there
+are steps, so the end of a run is judged and kept by the same lines as its middle.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from acestep.adapters import Adapter, TriggerTag, write_adapter_files
+from acestep.core.errors import UserError
+from acestep.core.jobs import Job, Stage
+from acestep.core.paths import atomic_folder
+from acestep.settings import TrainSettings
+from acestep.training.checkpoints import LoopState, prune_checkpoints, save_checkpoint
+from acestep.training.data import EpochOrder, Flow, Sample, TrainingData, derived_generator, draw_batch
+from acestep.training.forward import FlowModel
+from acestep.training.optimizers import learning_rate, set_learning_rate
+from acestep.training.recorder import Recorder
+from acestep.training.runs import RunFolder
+from acestep.training.validation import Validation
+
+MOST_BAD_STEPS = 10
+"""So many steps in a row with a loss or gradient that is not a number end the run."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a run that follow from settings and data, worked out once."""
+
+    steps_per_epoch: int
+    total_steps: int
+    validate_every: int
+    save_every: list[int]
+
+    @classmethod
+    def of(cls, settings: TrainSettings, steps_per_epoch: int) -> Plan:
+        every = [settings.save_every_epochs * steps_per_epoch, settings.save_every_steps]
+        return cls(
+            steps_per_epoch=steps_per_epoch,
+            total_steps=settings.max_steps or settings.epochs * steps_per_epoch,
+            validate_every=settings.validate_every or steps_per_epoch,
+            save_every=[steps for steps in every if steps],
+        )
+
+
+@dataclass
+class Session:
+    """Everything a run works with. Only `state`, the adapter and the optimizer change while it goes."""
+
+    settings: TrainSettings
+    plan: Plan
+    fabric: Fabric
+    model: FlowModel
+    adapter: Adapter
+    tag: TriggerTag
+    optimizer: torch.optim.Optimizer
+    data: TrainingData
+    order: EpochOrder
+    flow: Flow
+    validation: Validation | None
+    run: RunFolder
+    record: Recorder
+    state: LoopState = field(default_factory=LoopState)
+    resumed_at: int | None = None
+    clock: Callable[[], float] = time.perf_counter
+
+
+def fit(session: Session, job: Job) -> None:
+    """Train from the session's state to the end of the plan, or until the job is asked to stop."""
+    plan, state = session.plan, session.state
+    with job.stage("train", plan.total_steps, "steps", already=state.step) as stage:
+        while True:
+            finished = state.step >= plan.total_steps
+            stopping = job.stop_requested and not finished
+            fresh = state.step != session.resumed_at
+
+            if session.validation and fresh and (finished or (due(state.step, plan.validate_every) and not stopping)):
+                validate(session)
+            if fresh and state.step and (finished or stopping or any(due(state.step, n) for n in plan.save_every)):
+                save(session)
+            if finished or stopping:
+                break
+
+            # ---------------------------------------------------------------- one optimizer step
+            set_learning_rate(session.optimizer, learning_rate(session.settings, state.step, plan.total_steps))
+            stats = optimizer_step(session, *steps_of(session, state.step))
+            # ----------------------------------------------------------------
+
+            state.step += 1
+            report(session, stats, stage)
+
+
+def due(step: int, every: int) -> bool:
+    """Whether periodic work falls on this step; step 0 counts, so that a run begins with a judgement."""
+    return every > 0 and step % every == 0
+
+
+def steps_of(session: Session, step: int) -> tuple[int, list[list[Sample]]]:
+    """The epoch of an optimizer step and its micro-batches."""
+    epoch, index = divmod(step, session.plan.steps_per_epoch)
+    return epoch, session.order.steps(epoch)[index]
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What one optimizer step did."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    epoch: int
+    samples: int
+    seconds: float
+    data_seconds: float
+    applied: bool
+
+
+def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample]]) -> StepStats:
+    """Accumulate the gradient of the mean loss over all samples of the step, clip it, and update the adapter.
+
+    A step whose loss or gradient is not a number changes nothing.
+    """
+    settings, started = session.settings, session.clock()
+    # Dropout inside the adapter is the only draw from torch's global generator; its seed is the step's own.
+    torch.manual_seed(derived_generator(settings.seed, "dropout", session.state.step).initial_seed())
+    samples = sum(len(batch) for batch in micro_batches)
+    total = torch.zeros((), device=session.model.device)
+    data_seconds = 0.0
+    for micro_batch in micro_batches:
+        waiting_since = session.clock()
+        batch = draw_batch(micro_batch, epoch, session.data, settings, session.flow)
+        data_seconds += session.clock() - waiting_since
+        loss = session.model.item_losses(batch, settings.condition_dropout).sum() / samples
+        session.fabric.backward(loss)
+        total += loss.detach()
+    grad_norm = clip(session)
+    loss_value = float(total)
+    applied = math.isfinite(loss_value) and math.isfinite(grad_norm)
+    if applied:
+        session.optimizer.step()
+    session.optimizer.zero_grad(set_to_none=True)
+    return StepStats(
+        loss=loss_value,
+        grad_norm=grad_norm,
+        learning_rate=session.optimizer.param_groups[0]["lr"],
+        epoch=epoch,
+        samples=samples,
+        seconds=session.clock() - started,
+        data_seconds=data_seconds,
+        applied=applied,
+    )
+
+
+def clip(session: Session) -> float:
+    """Scale the gradient down to the longest allowed norm; returns its norm before."""
+    longest = session.settings.max_grad_norm or math.inf
+    norm = session.fabric.clip_gradients(
+        session.model.call, session.optimizer, max_norm=longest, error_if_nonfinite=False
+    )
+    return float(norm)
+
+
+def report(session: Session, stats: StepStats, stage: Stage) -> None:
+    """Write the step to the log and the progress; end the run when steps keep failing."""
+    state = session.state
+    state.samples_seen += stats.samples
+    session.record.step(state.step, stats)
+    stage.advance(note=f"epoch {stats.epoch + 1}, loss {stats.loss:.4f}")
+    if stats.applied:
+        state.bad_steps = 0
+        return
+    state.bad_steps += 1
+    state.skipped_steps += 1
+    session.record.warn(state.step, f"Step {state.step} was skipped: its loss or gradient is not a number.")
+    if state.bad_steps >= MOST_BAD_STEPS:
+        save(session)
+        raise UserError(
+            f"{MOST_BAD_STEPS} steps in a row up to step {state.step} had a loss or gradient that is not a number.",
+            fix="Lower the learning rate, or train with precision bf16 or fp32.",
+            detail=f"Learning rate {stats.learning_rate:g}; everything up to here is saved in {session.run.path}.",
+        )
+
+
+def validate(session: Session) -> None:
+    """Judge the adapter on the held-out windows and keep it in best/ when it is the best so far."""
+    assert session.validation is not None
+    set_training(session, False)
+    result = session.validation.run(session.model)
+    set_training(session, True)
+    state = session.state
+    state.last_validation = result.loss
+    session.record.validation(state.step, result)
+    # Step 0 has no adapter to keep: it is the measure that the adapter has to beat.
+    if state.step and math.isfinite(result.loss) and (state.best_loss is None or result.loss < state.best_loss):
+        state.best_step, state.best_loss = state.step, result.loss
+        reason = f"lowest validation loss so far, {result.loss:.5f}"
+        write_adapter(session, session.run.best, state.step, reason)
+        session.record.event("best", step=state.step, loss=result.loss)
+
+
+def set_training(session: Session, training: bool) -> None:
+    session.model.call.train(training)
+    session.adapter.train(training)
+
+
+def save(session: Session) -> None:
+    """Write a checkpoint and remove those beyond the number to keep."""
+    path = save_checkpoint(session.run.checkpoints, session.adapter, session.tag, session.optimizer, session.state)
+    prune_checkpoints(session.run.checkpoints, session.settings.keep_last)
+    session.record.event("checkpoint", step=session.state.step, path=path.name)
+
+
+def write_adapter(session: Session, folder: Path, step: int, reason: str) -> None:
+    """Write the adapter as it is now, with a note on which step it is and why."""
+    import json
+
+    note: dict[str, Any] = {
+        "step": step,
+        "of": session.plan.total_steps,
+        "reason": reason,
+        "run": session.run.path.name,
+    }
+    with atomic_folder(folder) as temporary:
+        write_adapter_files(session.adapter, temporary, session.tag)
+        (temporary / "training.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,51 @@
+"""Conditions of different lengths in one batch.
+
+The model takes no condition mask: padding would be attended to like real tokens. So padded places are masked
+inside cross-attention, which makes a batch of N give the same numbers as N batches of one.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.transformers.ace_step_transformer import AceStepAttnProcessor2_0, AceStepTransformer1DModel
+from torch import Tensor
+
+
+class ConditionMask:
+    """Holds the mask of the present batch; the cross-attention of every layer looks here."""
+
+    def __init__(self, transformer: AceStepTransformer1DModel) -> None:
+        self.bias: Tensor | None = None
+        for layer in transformer.layers:
+            layer.cross_attn.set_processor(_MaskedCrossAttention(self))
+
+    def pad(self, conditions: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """Stack conditions (L_i, E) to (B, max L, E) and remember which places are padding.
+
+        The mask stays in force until the next call, so that recomputed layers see it in the backward pass.
+        """
+        lengths = [condition.shape[0] for condition in conditions]
+        self.bias = None
+        if len(set(lengths)) == 1:
+            return torch.stack(conditions).to(dtype)
+        padded = torch.nn.utils.rnn.pad_sequence(conditions, batch_first=True).to(dtype)
+        places = torch.arange(max(lengths), device=padded.device)
+        real = places[None] < torch.tensor(lengths, device=padded.device)[:, None]  # (B, L)
+        self.bias = real[:, None, None, :]  # (B, 1, 1, L)
+        return padded
+
+
+class _MaskedCrossAttention(AceStepAttnProcessor2_0):
+    def __init__(self, mask: ConditionMask) -> None:
+        super().__init__()
+        self._mask = mask
+
+    def __call__(
+        self,
+        attn: torch.nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        return super().__call__(attn, hidden_states, encoder_hidden_states, self._mask.bias, image_rotary_emb)

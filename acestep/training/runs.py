@@ -1,0 +1,151 @@
+"""Run folders: everything needed to explain a run or go on with it. Screens and commands only read them.
+
+run.json        settings, versions, what it was trained on
+events.jsonl    every step, validation, checkpoint, warning and the end with its reason
+checkpoints/    step_000120/ …
+best/ final/    adapters ready to use, each with training.json (which step it is, and why)
+samples/        previews
+tensorboard/
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from acestep import __version__
+from acestep.core.errors import UserError
+from acestep.core.events import EventLog, read_events
+from acestep.core.paths import existing_folder, output_folder, read_json, safe_name, write_json
+
+SCHEMA_VERSION = 1
+_RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "peft", "lycoris-lora", "lightning-fabric", "safetensors")
+
+
+class RunFolder:
+    """A run on disk."""
+
+    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+        self.path = path
+        self.record = record
+        self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
+        self.final = path / "final"
+        self.samples = path / "samples"
+
+    @classmethod
+    def create(cls, path: Path, record: dict[str, Any]) -> RunFolder:
+        """Make the folder and write run.json. A folder that already holds a run is refused."""
+        path = output_folder(path, "the run folder")
+        if (path / "run.json").exists():
+            raise UserError(
+                f"{path} already holds a run.", fix=f"Choose another folder, or go on with it: --resume {path}"
+            )
+        full = {
+            "schema_version": SCHEMA_VERSION,
+            "program_version": __version__,
+            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _RECORDED_PACKAGES}},
+            **record,
+        }
+        write_json(path / "run.json", full)
+        return cls(path, full)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run; `path` may be the run folder or one of its checkpoints."""
+        path = existing_folder(path, "the run folder")
+        for folder in (path, path.parent.parent):
+            if (folder / "run.json").is_file():
+                record = read_json(folder / "run.json", "the run's record")
+                if record.get("schema_version") != SCHEMA_VERSION:
+                    raise UserError(f"{folder} was written by another version of this program.", fix="Start a new run.")
+                return cls(folder, record)
+        raise UserError(f"{path} is not a run folder: it holds no run.json.", fix="Choose the folder given as --out.")
+
+    def event_log(self) -> EventLog:
+        return EventLog(self.path / "events.jsonl")
+
+    def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
+        yield from read_events(self.path / "events.jsonl", kind)
+
+
+def new_run_path(root: Path, name: str) -> Path:
+    """A folder name for a new run under `root`: date, time and name, never one that exists."""
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}_{safe_name(name, 'run')}"
+    path, number = root / stem, 2
+    while path.exists():
+        path, number = root / f"{stem}_{number}", number + 1
+    return path
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run in a line, read from its record and its events."""
+
+    path: str
+    name: str
+    created: str
+    state: str
+    step: int
+    total_steps: int
+    adapter: str
+    loss: float | None
+    first_validation: float | None
+    best_validation: float | None
+    best_step: int | None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarise(run: RunFolder) -> RunSummary:
+    """Read a run's record and events. A run without an end event was cut off or still goes on."""
+    step, loss, state = 0, None, "unfinished"
+    validations: dict[int, float] = {}
+    for event in run.events():
+        kind = event.get("kind")
+        if kind == "step":
+            step, loss, state = event["step"], event["loss"], "unfinished"
+        elif kind == "validation":
+            validations[event["step"]] = event["loss"]
+        elif kind == "end":
+            state = event["state"]
+    settings = run.record.get("settings", {})
+    ranked = sorted((value, at) for at, value in validations.items() if value is not None)
+    return RunSummary(
+        path=str(run.path),
+        name=run.path.name,
+        created=str(run.record.get("created", "")),
+        state=state,
+        step=step,
+        total_steps=int(run.record.get("plan", {}).get("total_steps", 0)),
+        adapter=str(settings.get("adapter", "")),
+        loss=loss,
+        first_validation=validations[min(validations)] if validations else None,
+        best_validation=ranked[0][0] if ranked else None,
+        best_step=ranked[0][1] if ranked else None,
+        settings=settings,
+    )
+
+
+def find_runs(root: Path) -> list[RunFolder]:
+    """The runs directly under `root`, or `root` itself when it is one; oldest first."""
+    root = existing_folder(root, "the folder of runs")
+    if (root / "run.json").is_file():
+        return [RunFolder.open(root)]
+    runs = [RunFolder.open(path.parent) for path in root.glob("*/run.json")]
+    return sorted(runs, key=lambda run: (str(run.record.get("created", "")), run.path.name))
+
+
+def compare(first: RunSummary, second: RunSummary) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two runs differ."""
+    names = [*first.settings, *(name for name in second.settings if name not in first.settings)]
+    pairs = {name: (first.settings.get(name), second.settings.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,0 +1,272 @@
+"""From a model, a tensor folder and settings to an adapter: sets a session up, runs the loop, says what came out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from acestep.adapters import TriggerTag, attach
+from acestep.core.device import DeviceChoice, choose_device
+from acestep.core.errors import UserError
+from acestep.core.jobs import Job
+from acestep.core.paths import atomic_folder
+from acestep.model.checkpoints import Checkpoint
+from acestep.model.identity import transformer_fingerprint
+from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
+from acestep.preprocess.store import TensorStore
+from acestep.settings import TrainSettings
+from acestep.training.checkpoints import load_checkpoint, resume_point
+from acestep.training.data import EpochOrder, Flow, TrainingData, load_data
+from acestep.training.forward import FlowModel
+from acestep.training.loop import Plan, Session, fit, set_training, write_adapter
+from acestep.training.optimizers import make_optimizer, warmup_length
+from acestep.training.recorder import MetricSink, Recorder
+from acestep.training.runs import RunFolder, RunSummary, summarise
+from acestep.training.validation import Validation
+
+CHANGEABLE_ON_RESUME = frozenset(
+    "epochs max_steps save_every_epochs save_every_steps keep_last log_every tensorboard device".split()
+)
+"""Settings a resumed run may change. Any other would make it a different run under the same name."""
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a run left behind. `adapter` is the folder to load in other programs."""
+
+    run: RunFolder
+    adapter: Path
+    stopped: bool
+    summary: RunSummary
+    modules: int
+    parameters: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run.path),
+            "adapter": str(self.adapter),
+            "stopped": self.stopped,
+            "modules": self.modules,
+            "parameters": self.parameters,
+            "seconds": round(self.seconds, 3),
+            **{key: value for key, value in self.summary.to_dict().items() if key not in ("path", "settings")},
+        }
+
+
+def train(
+    checkpoint: Checkpoint,
+    store: TensorStore,
+    out: Path,
+    settings: TrainSettings,
+    job: Job,
+    resume: Path | None = None,
+) -> TrainOutcome:
+    """Train an adapter in the run folder `out`, or go on with the run or checkpoint `resume`.
+
+    A stop asked for through `job` ends at the next step with a full checkpoint. Raises UserError for anything
+    that does not fit together, before a folder is made where that can be known.
+    """
+    started = time.perf_counter()
+    store.require_made_with(checkpoint)
+    data = load_data(store, settings)
+    order = EpochOrder(data, settings)
+    plan = Plan.of(settings, order.steps_per_epoch)
+    choice = choose_device(settings.device, settings.precision)
+    identity = _identity(checkpoint, store)
+    point = resume_point(resume) if resume else None
+    if point:
+        run = RunFolder.open(point)
+        _require_same(run, settings, identity)
+    else:
+        record = {"settings": settings.model_dump(mode="json"), **identity, "plan": asdict(plan), "device": str(choice)}
+        run = RunFolder.create(out, record)
+    log = run.event_log()
+    recorder = Recorder(log, _sinks(run, settings), job, settings.log_every)
+    try:
+        session = _open_session(checkpoint, store, settings, data, order, plan, choice, run, recorder)
+        if point:
+            session.state = load_checkpoint(point, session.adapter, session.optimizer)
+            session.resumed_at = session.state.step
+        _announce(session, choice, job)
+        set_training(session, True)
+        fit(session, job)
+        stopped = session.state.step < plan.total_steps
+        adapter = _finish(session, "stopped" if stopped else "finished")
+    except BaseException as error:
+        reason = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+        log.emit("end", state="failed", reason=reason)
+        recorder.close("failed")
+        raise
+    recorder.close("success")
+    return TrainOutcome(
+        run=run,
+        adapter=adapter,
+        stopped=stopped,
+        summary=summarise(run),
+        modules=len(session.adapter.module_names),
+        parameters=sum(parameter.numel() for parameter in session.adapter.parameters()),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _open_session(
+    checkpoint: Checkpoint,
+    store: TensorStore,
+    settings: TrainSettings,
+    data: TrainingData,
+    order: EpochOrder,
+    plan: Plan,
+    choice: DeviceChoice,
+    run: RunFolder,
+    recorder: Recorder,
+) -> Session:
+    transformer = load_transformer(checkpoint, choice.dtype, choice.torch_device)
+    if settings.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    torch.manual_seed(settings.seed)  # the adapter's first weights
+    adapter = attach(transformer, settings)
+    config = checkpoint.config
+    flow = Flow(
+        mu=config.timestep_mu if settings.timestep_mu is None else settings.timestep_mu,
+        sigma=config.timestep_sigma if settings.timestep_sigma is None else settings.timestep_sigma,
+    )
+    model = FlowModel(
+        transformer, load_silence_latent(checkpoint), load_null_condition(checkpoint), choice.torch_device
+    )
+    fabric = _fabric(choice)
+    model.call, optimizer = fabric.setup(transformer, make_optimizer(adapter.parameters(), settings))
+    position = store.info.tag_position if settings.tag_position is None else settings.tag_position
+    return Session(
+        settings=settings,
+        plan=plan,
+        fabric=fabric,
+        model=model,
+        adapter=adapter,
+        tag=TriggerTag(store.info.trigger_word, position),
+        optimizer=optimizer,
+        data=data,
+        order=order,
+        flow=flow,
+        validation=Validation(data.held_out, settings, flow) if data.held_out else None,
+        run=run,
+        record=recorder,
+    )
+
+
+def _fabric(choice: DeviceChoice) -> Fabric:
+    """Fabric for one device. Autocast computes in the base's precision; adapter and optimizer stay in fp32."""
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    precision = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}[choice.precision]
+    if choice.device == "xpu":
+        from lightning_fabric.plugins import MixedPrecision
+        from lightning_fabric.strategies import SingleDeviceStrategy
+
+        plugins = [] if choice.precision == "fp32" else [MixedPrecision(precision, device="xpu")]
+        return Fabric(strategy=SingleDeviceStrategy(device=choice.torch_device), plugins=plugins)
+    return Fabric(accelerator=choice.device, devices=1, precision=precision)
+
+
+def _sinks(run: RunFolder, settings: TrainSettings) -> list[MetricSink]:
+    if not settings.tensorboard:
+        return []
+    from lightning_fabric.loggers import TensorBoardLogger
+
+    return [TensorBoardLogger(root_dir=run.path, name="tensorboard", version="")]
+
+
+def _identity(checkpoint: Checkpoint, store: TensorStore) -> dict[str, Any]:
+    """What a run was made from, in a form that survives moving folders."""
+    return {
+        "model": {
+            "name": checkpoint.name,
+            "path": str(checkpoint.dit),
+            "fingerprint": transformer_fingerprint(checkpoint),
+        },
+        "tensors": {
+            "path": str(store.folder),
+            "dataset": store.info.dataset_name,
+            "songs": len(store.songs),
+            "fingerprint": store.fingerprint(),
+            "trigger_word": store.info.trigger_word,
+        },
+    }
+
+
+def _require_same(run: RunFolder, settings: TrainSettings, identity: dict[str, Any]) -> None:
+    """Refuse to go on with other settings, another model or other tensors than the run began with."""
+    for part, name in (("model", "model"), ("tensors", "tensor folder")):
+        recorded = run.record.get(part, {})
+        if recorded.get("fingerprint") != identity[part]["fingerprint"]:
+            raise UserError(
+                f"The {name} {identity[part]['path']} is not the one the run {run.path.name} was trained on.",
+                fix=f"Give the one recorded in its run.json ({recorded.get('path')}), or start a new run.",
+            )
+    recorded = TrainSettings.parse(run.record.get("settings", {}), str(run.path / "run.json"))
+    wanted = settings.model_dump()
+    changed = [name for name, value in recorded.model_dump().items() if wanted[name] != value]
+    refused = [name for name in changed if name not in CHANGEABLE_ON_RESUME]
+    if refused:
+        raise UserError(
+            f"A resumed run cannot change {', '.join(refused)}.",
+            fix=f"Leave them as they were or start a new run; {', '.join(sorted(CHANGEABLE_ON_RESUME))} may change.",
+        )
+
+
+def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
+    """Say and record the derived numbers of the run once: a user's log is a bug report."""
+    settings, plan, data = session.settings, session.plan, session.data
+    parameters = sum(parameter.numel() for parameter in session.adapter.parameters())
+    lines = [
+        f"device {choice}",
+        f"{len(data.songs)} songs to train on, {len(data.held_out)} windows held out ({data.held_out_kind})",
+        f"{plan.total_steps} steps, {plan.steps_per_epoch} an epoch, "
+        f"up to {settings.batch_size * settings.gradient_accumulation} windows a step, "
+        f"{warmup_length(settings, plan.total_steps)} steps of warm-up",
+        f"{settings.adapter} on {len(session.adapter.module_names)} modules, {parameters:,} parameters in fp32",
+    ]
+    for line in lines:
+        job.say(line)
+    for note in data.notes:
+        session.record.warn(session.state.step, note)
+    session.record.event(
+        "start" if session.resumed_at is None else "resume",
+        step=session.state.step,
+        total_steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        device=str(choice),
+        parameters=parameters,
+        modules=len(session.adapter.module_names),
+        summary=lines,
+    )
+
+
+def _finish(session: Session, state: str) -> Path:
+    """Write final/: the best step where validation found one, else the last; and the end of the log."""
+    run, loop = session.run, session.state
+    if loop.best_step is not None and loop.best_step != loop.step and run.best.is_dir():
+        reason = f"lowest validation loss, {loop.best_loss:.5f} at step {loop.best_step}"
+        _copy_best(run, loop.best_step, session.plan.total_steps, reason)
+        step = loop.best_step
+    else:
+        step = loop.step
+        reason = "the last step, which is also the best" if loop.best_step == step else "the last step"
+        write_adapter(session, run.final, step, reason)
+    session.record.event("end", state=state, step=loop.step, final_step=step, reason=reason)
+    return run.final
+
+
+def _copy_best(run: RunFolder, step: int, total: int, reason: str) -> None:
+    note = {"step": step, "of": total, "reason": reason, "run": run.path.name}
+    with atomic_folder(run.final) as temporary:
+        shutil.copytree(run.best, temporary, dirs_exist_ok=True)
+        (temporary / "training.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
