@@ -30,12 +30,11 @@ TEXT_TOKENS = 256
 LYRIC_TOKENS = 2048
 """The lyric prompt is cut after this many tokens."""
 
-LANGUAGES = tuple(
-    (
-        "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt ro "
-        "ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown"
-    ).split()
+_CODES = (
+    "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt ro "
+    "ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown"
 )
+LANGUAGES = tuple(_CODES.split())
 """The 51 language codes of the lyric prompt."""
 
 TIME_SIGNATURES = ("2", "3", "4", "6")

@@ -77,15 +77,16 @@ def language_code(labels: PromptLabels) -> str:
 def with_tag(text: str, tag: str, position: TagPlace) -> str:
     """The caption `text` with the trigger word `tag` in its place.
 
-    A caption that already holds the tag as a word of its own, in any spelling of case, stays as it is, so
-    a caption that names its trigger word is not told twice.
+    A caption that already begins or ends with the tag as a word of its own, whatever the case, stays as it is:
+    the tag is never there twice.
     """
     tag = tag.strip()
     if not tag or position == "none":
         return text
     if position == "replace" or not text.strip():
         return tag
-    if re.search(rf"(?<!\w){re.escape(tag)}(?!\w)", text, flags=re.IGNORECASE):
+    word = re.escape(tag)
+    if re.search(rf"\A\s*{word}(?!\w)|(?<!\w){word}[\s.]*\Z", text, flags=re.IGNORECASE):
         return text
     return f"{tag}, {text}" if position == "prepend" else f"{text}, {tag}"
 
