@@ -45,37 +45,50 @@ def existing_folder(path: str | Path, what: str) -> Path:
     return _existing(path, what, folder=True)
 
 
+def output_folder(path: str | Path, what: str) -> Path:
+    """Create (if needed) and return a folder the program may write into, or raise a UserError."""
+    expanded = _expanded(path, what)
+    with disk_errors(expanded):
+        if expanded.is_file():
+            raise UserError(f"{_capital(what)} {expanded} is a file, not a folder.", fix="Choose another place.")
+        expanded.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(prefix=TEMPORARY_PREFIX, dir=expanded):
+            pass
+    return expanded.resolve()
+
+
 def _existing(path: str | Path, what: str, folder: bool) -> Path:
-    what = f"{what[:1].upper()}{what[1:]}"
+    expanded = _expanded(path, what)
     try:
-        resolved = Path(path).expanduser()
-        if resolved.is_dir() if folder else resolved.is_file():
-            return resolved.resolve()
-        if not resolved.exists():
+        if expanded.is_dir() if folder else expanded.is_file():
+            return expanded.resolve()
+        if not expanded.exists():
             kind = "does not exist"
         else:
-            kind = "is a folder, not a file" if resolved.is_dir() else "is a file, not a folder"
-    except (OSError, RuntimeError, ValueError) as error:  # name too long, no access, unknown ~user, NUL in the name
-        raise UserError(f"{what} {path} cannot be opened ({_reason(error)}).", fix="Check the path.") from error
-    raise UserError(f"{what} {resolved} {kind}.", fix="Check the path.")
+            kind = "is a folder, not a file" if expanded.is_dir() else "is a file, not a folder"
+    except OSError as error:  # name too long, no access
+        raise UserError(
+            f"{_capital(what)} {path} cannot be opened ({_reason(error)}).", fix="Check the path."
+        ) from error
+    raise UserError(f"{_capital(what)} {expanded} {kind}.", fix="Check the path.")
+
+
+def _expanded(path: str | Path, what: str) -> Path:
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{_capital(what)} {path} names an unknown user.", fix="Check the path.") from error
+    if "\0" in str(expanded):
+        raise UserError(f"{_capital(what)} {path!r} is no path: it holds a NUL character.", fix="Check the path.")
+    return expanded
+
+
+def _capital(what: str) -> str:
+    return f"{what[:1].upper()}{what[1:]}"
 
 
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def output_folder(path: str | Path, what: str) -> Path:
-    """Create (if needed) and return a folder the program may write into, or raise a UserError."""
-    resolved = Path(path).expanduser()
-    if resolved.is_file():
-        raise UserError(
-            f"{what[:1].upper()}{what[1:]} {resolved} is a file, not a folder.", fix="Choose another place."
-        )
-    with disk_errors(resolved):
-        resolved.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(prefix=TEMPORARY_PREFIX, dir=resolved):
-            pass
-    return resolved.resolve()
 
 
 def inside(root: Path, relative: str | Path) -> Path:
