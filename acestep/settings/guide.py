@@ -65,8 +65,10 @@ def _default(knob: Knob) -> str:
 
 
 def _values(knob: Knob) -> str:
-    words = ", ".join(_words(knob.annotation))
-    return " ".join(part for part in (words, knob.bounds) if part)
+    words = _words(knob.annotation)
+    optional = "unset" in words
+    text = " ".join(part for part in (", ".join(word for word in words if word != "unset"), knob.bounds) if part)
+    return f"{text}, or unset" if optional else text
 
 
 def _words(annotation: Any) -> list[str]:
