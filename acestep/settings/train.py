@@ -140,7 +140,7 @@ class ValidationSettings(Settings):
 
     validation: Literal["auto", "songs", "windows", "none"] = knob(
         "auto",
-        "What is held out: whole songs, the last part of each song, nothing; auto takes songs from ten songs up, else windows.",
+        "What is held out: whole songs, the end of each song, or nothing; auto takes songs from ten songs up.",
         group="validation",
         level="basic",
     )

@@ -209,8 +209,8 @@ def validate(session: Session) -> None:
 
 
 def set_training(session: Session, training: bool) -> None:
+    """Switch the adapter's dropout on or off; the base model has none."""
     session.model.call.train(training)
-    session.adapter.train(training)
 
 
 def save(session: Session) -> None:

@@ -34,7 +34,7 @@ from acestep.training.runs import RunFolder, RunSummary, summarise
 from acestep.training.validation import Validation
 
 CHANGEABLE_ON_RESUME = frozenset(
-    "epochs max_steps save_every_epochs save_every_steps keep_last log_every tensorboard device".split()
+    ["epochs", "max_steps", "save_every_epochs", "save_every_steps", "keep_last", "log_every", "tensorboard", "device"]
 )
 """Settings a resumed run may change. Any other would make it a different run under the same name."""
 

@@ -1,0 +1,89 @@
+"""From a command line to checked settings: flags over the settings file over the preset over the defaults."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, field, make_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from pydantic_core import PydanticUndefined
+
+from acestep.core.errors import UserError, did_you_mean
+from acestep.settings.base import Knob, Settings, fields_of, knob, read_values
+from acestep.settings.presets import preset_values
+
+POSITIONAL = "positional"
+"""Group of the options that are given by place and not by name."""
+
+
+class CommandOptions(Settings):
+    """What every command takes."""
+
+    as_json: bool = knob(False, "Print the result as JSON on standard output.", group="command")
+
+
+O = TypeVar("O", bound=CommandOptions)  # noqa: E741 - the usual name beside T
+
+
+def parse_options(options: type[O], arguments: list[str], program: str, summary: str) -> O:
+    """Options of a command, checked. Raises UserError for wrong values; tyro exits with 2 for wrong usage."""
+    base = _base_values(options, arguments)
+    raw = _raw_class(options, base)
+    values = asdict(tyro.cli(raw, args=arguments, prog=program, description=summary))
+    return options.parse(values, program)
+
+
+def _base_values(options: type[Settings], arguments: list[str]) -> dict[str, Any]:
+    """Values from --preset, then --config, then the run that --resume names; later ones win over earlier."""
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("preset", "config", "resume"):
+        files.add_argument(f"--{name}")
+    chosen, _ = files.parse_known_args(arguments)
+    values: dict[str, Any] = {}
+    if chosen.preset and "preset" in options.model_fields:
+        values |= _known(options, preset_values(chosen.preset), f"preset {chosen.preset}")
+    if chosen.config and "config" in options.model_fields:
+        values |= _known(options, read_values(Path(chosen.config)), chosen.config)
+    if chosen.resume and "resume" in options.model_fields:
+        from acestep.training.runs import RunFolder
+
+        values |= RunFolder.open(Path(chosen.resume)).record.get("settings", {})
+    return values
+
+
+def _known(options: type[Settings], values: dict[str, Any], source: str) -> dict[str, Any]:
+    """The values of a file, checked by the settings themselves, so that a typo names the file."""
+    settable = {item.name: item for item in fields_of(options) if item.group not in ("command", POSITIONAL)}
+    for name in values:
+        if name not in settable:
+            raise UserError(f'{source}: There is no setting "{name}".{did_you_mean(name, settable)}')
+    required = {item.name: "." for item in fields_of(options) if item.default is PydanticUndefined}
+    options.parse({**required, **values}, source)
+    return values
+
+
+def _raw_class(options: type[Settings], base: dict[str, Any]) -> type:
+    """A plain dataclass with the same fields, for tyro to fill; pydantic checks the values afterwards."""
+    fields: list[tuple[str, Any, Any]] = []
+    for item in fields_of(options):
+        marks = [tyro.conf.arg(help=_help(item), name="json" if item.name == "as_json" else None)]
+        if item.group == POSITIONAL:
+            marks.append(tyro.conf.Positional)
+        annotation = Annotated[(item.annotation, *marks)]  # type: ignore[valid-type]
+        default = base.get(item.name, item.default)
+        if default is PydanticUndefined:
+            fields.append((item.name, annotation, field()))
+        else:
+            fields.append((item.name, annotation, field(default_factory=partial(_same, default))))
+    return make_dataclass(options.__name__, fields, kw_only=True)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _help(item: Knob) -> str:
+    return f"{item.help} ({item.bounds})" if item.bounds else item.help

@@ -1,0 +1,313 @@
+"""The commands: what each takes, and what it calls. The work itself is in the rooms above.
+
+Rooms are imported inside the functions, so that `--help` and light commands start at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acestep.cli.arguments import POSITIONAL, CommandOptions
+from acestep.core.errors import Problem, UserError
+from acestep.core.jobs import Job, heavy_job
+from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, knob
+
+if TYPE_CHECKING:
+    from acestep.model.checkpoints import Checkpoint
+
+EXIT_PARTLY = 3
+MODEL_HELP = "Model: a name found in checkpoints/, or the path of a checkpoint folder."
+
+
+@dataclass(frozen=True)
+class Output:
+    """A command's result: data for --json, lines for people."""
+
+    data: dict[str, Any]
+    lines: list[str]
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand."""
+
+    name: str
+    summary: str
+    options: type[CommandOptions]
+    run: Callable[[Any, Job], Output]
+
+
+def _plain(settings: type, options: Any) -> Any:
+    """The settings part of a command's options."""
+    return settings(**{name: getattr(options, name) for name in settings.model_fields})  # type: ignore[attr-defined]
+
+
+def _problem_lines(problems: list[Problem] | tuple[Problem, ...]) -> list[str]:
+    return [f"  {problem.severity}: {problem}" for problem in problems]
+
+
+def _checkpoint(name: str) -> Checkpoint:
+    from acestep.model.checkpoints import resolve_checkpoint
+
+    return resolve_checkpoint(name)
+
+
+# dataset ----------------------------------------------------------------------------------------------------------
+
+
+class DatasetOptions(DatasetSettings, CommandOptions):
+    folder: Path = knob(..., "Folder of songs, or a dataset file.", group=POSITIONAL)
+    save: Path | None = knob(None, "Write the dataset file here.", group="command")
+
+
+def dataset(options: DatasetOptions, job: Job) -> Output:
+    """Scan a folder, report every problem, save the dataset file."""
+    from acestep.dataset.dataset import summary
+    from acestep.dataset.scan import scan_folder
+    from acestep.dataset.store import load_dataset, save_dataset
+
+    settings = _plain(DatasetSettings, options)
+    if options.folder.expanduser().is_dir():
+        found = scan_folder(options.folder, settings, job)
+    else:
+        found = load_dataset(options.folder, job=job)
+    facts = summary(found)
+    lines = [*facts.lines(), *_problem_lines(found.problems)]
+    if options.save:
+        save_dataset(found, options.save)
+        lines.append(f"Saved to {options.save}.")
+    failed = any(problem.severity == "error" for problem in found.problems)
+    if not found.songs:
+        raise UserError(
+            f"No usable song was found in {options.folder}.",
+            fix="Put audio files there, or choose another folder.",
+            detail="\n".join(_problem_lines(found.problems)),
+        )
+    data = {**facts.to_dict(), "problems": [problem.to_dict() for problem in found.problems]}
+    return Output(data, lines, EXIT_PARTLY if failed else 0)
+
+
+# preprocess -------------------------------------------------------------------------------------------------------
+
+
+class PreprocessOptions(PreprocessSettings, CommandOptions):
+    dataset: Path = knob(..., "Folder of labelled songs, or a dataset file.", group=POSITIONAL)
+    model: str = knob(..., MODEL_HELP, group="command")
+    out: Path = knob(..., "Folder the tensors go to.", group="command")
+    trigger_word: str | None = knob(None, "Trigger word, where the dataset file has none.", group="command")
+    config: Path | None = knob(None, "Settings file (JSON).", group="command")
+
+
+def preprocess(options: PreprocessOptions, job: Job) -> Output:
+    """Encode the songs of a dataset into a tensor folder."""
+    from acestep.dataset.store import load_dataset
+    from acestep.preprocess.run import preprocess as encode
+
+    checkpoint = _checkpoint(options.model)
+    found = load_dataset(options.dataset, job=job)
+    if options.trigger_word is not None:
+        found.settings = found.settings.changed(trigger_word=options.trigger_word)
+    with heavy_job(f"preprocess {options.dataset}"):
+        report = encode(found, checkpoint, options.out, _plain(PreprocessSettings, options), job)
+    problems = [*found.problems, *report.problems]
+    lines = [
+        f"{report.total} songs in {report.folder}: {report.encoded} encoded, {report.reused} unchanged, "
+        f"{report.failed} failed, {report.audio_s:.0f} s of audio, {report.size_bytes / 1e6:.1f} MB.",
+        *(
+            [f"{report.metas_cut} captions push tempo and key out of the prompt: shorten them."]
+            if report.metas_cut
+            else []
+        ),
+        *([f"{report.lyrics_cut} lyrics are longer than the model reads."] if report.lyrics_cut else []),
+        *_problem_lines(problems),
+    ]
+    data = {**report.to_dict(), "problems": [problem.to_dict() for problem in problems]}
+    failed = any(problem.severity == "error" for problem in problems)
+    return Output(data, lines, EXIT_PARTLY if failed else 0)
+
+
+# train ------------------------------------------------------------------------------------------------------------
+
+
+class TrainOptions(TrainSettings, CommandOptions):
+    model: str | None = knob(None, f"{MODEL_HELP} A resumed run knows its own.", group="command")
+    tensors: Path | None = knob(None, "Folder written by preprocess. A resumed run knows its own.", group="command")
+    out: Path | None = knob(None, "Run folder to make; unset makes one under lora_output/.", group="command")
+    preset: str | None = knob(None, "Preset by name, or the path of its file.", group="command")
+    config: Path | None = knob(
+        None, "Settings file (JSON); it wins over the preset, options win over it.", group="command"
+    )
+    resume: Path | None = knob(None, "Run folder, or one of its checkpoints, to go on with.", group="command")
+
+
+def train(options: TrainOptions, job: Job) -> Output:
+    """Train an adapter, or go on with a run."""
+    from acestep.preprocess.store import TensorStore
+    from acestep.training.runs import RunFolder, new_run_path
+
+    model, tensors, out = options.model, options.tensors, options.out
+    if options.resume:
+        run = RunFolder.open(options.resume)
+        model = model or run.record["model"]["path"]
+        tensors = tensors or Path(run.record["tensors"]["path"])
+        if out and out.resolve() != run.path:
+            raise UserError("A resumed run goes on in its own folder.", fix="Leave --out away.")
+        out = run.path
+    if not model or not tensors:
+        raise UserError("A new run needs --model and --tensors.", fix="See acestep train --help.")
+    checkpoint, store = _checkpoint(model), TensorStore.open(tensors)
+    out = out or new_run_path(Path("lora_output"), store.info.dataset_name)
+
+    with heavy_job(f"train {out}"):
+        from acestep.training.train import train as train_adapter  # torch comes in here
+
+        outcome = train_adapter(checkpoint, store, out, _plain(TrainSettings, options), job, options.resume)
+    summary = outcome.summary
+    lines = [
+        f"{'Stopped' if outcome.stopped else 'Finished'} at step {summary.step} of {summary.total_steps} "
+        f"after {outcome.seconds:.1f} s.",
+        f"Adapter: {outcome.adapter}",
+    ]
+    if summary.first_validation is not None and summary.best_validation is not None:
+        lines.insert(
+            1,
+            f"Validation loss {summary.first_validation:.5f} before, {summary.best_validation:.5f} at its best "
+            f"(step {summary.best_step}).",
+        )
+    if outcome.stopped:
+        lines.append(f"Go on with: acestep train --resume {outcome.run.path}")
+    return Output(outcome.to_dict(), lines, 130 if outcome.stopped else 0)
+
+
+# generate ---------------------------------------------------------------------------------------------------------
+
+
+class GenerateOptions(GenerateSettings, CommandOptions):
+    model: str = knob(..., MODEL_HELP, group="command")
+    out: Path = knob(..., "Audio file to write; several strengths add their number to its name.", group="command")
+    adapter: Path | None = knob(None, "Adapter folder or file.", group="command")
+    strength: list[float] = knob([1.0], "Adapter strengths; 0 is the model without it.", group="command")
+
+
+def generate(options: GenerateOptions, job: Job) -> Output:
+    """Text to music, with or without an adapter."""
+    from acestep.audio.write import output_format
+    from acestep.generate import generate_to_files
+
+    checkpoint = _checkpoint(options.model)
+    settings = _plain(GenerateSettings, options)
+    out = output_format(options.out, settings.format)
+    with heavy_job(f"generate {out}"):
+        pieces = generate_to_files(checkpoint, settings, out, options.adapter, options.strength, job)
+    lines = [
+        f"{piece.path}: {piece.duration_s:.1f} s, strength {piece.strength:g}, seed {piece.seed}" for piece in pieces
+    ]
+    return Output({"pieces": [piece.to_dict() for piece in pieces]}, lines)
+
+
+# runs -------------------------------------------------------------------------------------------------------------
+
+
+class RunsOptions(CommandOptions):
+    folder: Path = knob(Path("lora_output"), "Folder of runs, or one run.", group=POSITIONAL)
+    compare: Path | None = knob(None, "Another run: show the settings in which the two differ.", group="command")
+
+
+def runs(options: RunsOptions, job: Job) -> Output:
+    """List runs, show one, or compare two."""
+    from acestep.training.runs import RunFolder, compare, find_runs, summarise
+
+    if options.compare:
+        pair = [summarise(RunFolder.open(path)) for path in (options.folder, options.compare)]
+        differences = compare(*pair)
+        lines = [f"{name}: {one} | {other}" for name, (one, other) in differences.items()]
+        lines.append(f"best validation: {pair[0].best_validation} | {pair[1].best_validation}")
+        data = {"runs": [summary.to_dict() for summary in pair], "differences": differences}
+        return Output(data, lines)
+    found = [summarise(run) for run in find_runs(options.folder)]
+    if not found:
+        raise UserError(f"{options.folder} holds no runs.", fix="Train one, or choose another folder.")
+    lines = [
+        f"{summary.name}: {summary.adapter}, {summary.state} at step {summary.step} of {summary.total_steps}"
+        + (f", validation {summary.best_validation:.5f} at step {summary.best_step}" if summary.best_validation else "")
+        for summary in found
+    ]
+    if len(found) == 1:
+        lines += [f"  {name}: {value}" for name, value in found[0].settings.items()]
+    return Output({"runs": [summary.to_dict() for summary in found]}, lines)
+
+
+# doctor -----------------------------------------------------------------------------------------------------------
+
+
+class DoctorOptions(CommandOptions):
+    checkpoints: Path = knob(Path("checkpoints"), "Folder where models are looked for.", group="command")
+
+
+def doctor(options: DoctorOptions, job: Job) -> Output:
+    """What is installed, which device, memory and disk, which models, and what to put right."""
+    from acestep.core.health import all_checks, failed
+    from acestep.model.checkpoints import find_checkpoints
+
+    checks = all_checks(Path.cwd())
+    models = find_checkpoints([options.checkpoints]) if options.checkpoints.is_dir() else []
+    lines = [str(check) for check in checks]
+    lines += [f"model: {model.name} ({model.variant.name}, {model.layout} layout) in {model.dit}" for model in models]
+    if not models:
+        lines.append(f"model: none in {options.checkpoints}; `acestep download turbo` fetches one, the demo needs none")
+    data = {
+        "checks": [check.to_dict() for check in checks],
+        "models": [{"name": model.name, "path": str(model.dit), "layout": model.layout} for model in models],
+    }
+    return Output(data, lines, 1 if failed(checks) else 0)
+
+
+# download ---------------------------------------------------------------------------------------------------------
+
+
+class DownloadOptions(CommandOptions):
+    variant: str = knob(..., "Model variant, such as turbo, base or sft.", group=POSITIONAL)
+    folder: Path = knob(Path("checkpoints"), "Folder the model goes to.", group="command")
+    yes: bool = knob(False, "Download without asking after the size is shown.", group="command")
+
+
+def download(options: DownloadOptions, job: Job) -> Output:
+    """Fetch a model from the Hugging Face Hub; shows the size first, resumes where it was cut off."""
+    from acestep.cli.download import download_after_asking
+
+    return download_after_asking(options.variant, options.folder, options.yes, job)
+
+
+# demo -------------------------------------------------------------------------------------------------------------
+
+
+class DemoOptions(CommandOptions):
+    out: Path = knob(
+        Path("demo_output"), "Folder of the demo: songs, model, tensors, run and previews.", group="command"
+    )
+
+
+def demo(options: DemoOptions, job: Job) -> Output:
+    """The whole job on generated songs and a tiny model."""
+    from acestep.cli.demo import run_demo
+
+    return run_demo(options.out, job)
+
+
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        Command("demo", "the whole job on generated songs and a tiny model", DemoOptions, demo),
+        Command("doctor", "what is installed, which device and models, what to fix", DoctorOptions, doctor),
+        Command("download", "fetch a model from the Hugging Face Hub", DownloadOptions, download),
+        Command("dataset", "scan a folder of songs, report problems, save the dataset file", DatasetOptions, dataset),
+        Command("preprocess", "encode songs into a tensor folder", PreprocessOptions, preprocess),
+        Command("train", "train an adapter", TrainOptions, train),
+        Command("generate", "text to music with or without an adapter", GenerateOptions, generate),
+        Command("runs", "list, show and compare runs", RunsOptions, runs),
+    )
+}

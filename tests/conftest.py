@@ -1,0 +1,45 @@
+"""Fixtures shared by all rooms: the tiny demo model and songs, made once a session, and a machine state of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Locks and caches of the tests never meet those of the user."""
+    os.environ["ACESTEP_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
+
+
+def _once(tmp_path_factory: pytest.TempPathFactory, name: str, build) -> Path:
+    """Build a folder once for all test processes of this run."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder = root / name
+    with FileLock(root / f"{name}.lock"):
+        if not (folder / ".whole").exists():
+            build(folder)
+            (folder / ".whole").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints folder of the tiny demo model, in the original layout. Tests must not write into it."""
+    from acestep.model.demo import build_demo_checkpoint
+
+    return _once(tmp_path_factory, "demo-checkpoints", build_demo_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def demo_songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of short labelled songs. Tests must not write into it."""
+    from acestep.dataset.demo import write_demo_songs
+
+    return _once(tmp_path_factory, "demo-songs", write_demo_songs)
