@@ -18,6 +18,7 @@ from acestep.core.paths import atomic_folder, read_json, write_json
 from acestep.model import demo_dit, demo_text, demo_vae
 from acestep.model.config import DitConfig
 from acestep.model.names import Part, to_original
+from acestep.model.variants import TEXT_ENCODER_FOLDER, VAE_FOLDER
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderOobleck
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 DIT_FOLDER = "acestep-v15-demo"
 LANGUAGE_MODEL_FOLDER = "acestep-5Hz-lm-demo"
-TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
-VAE_FOLDER = "vae"
 
 MARKER = "demo.json"
 VERSION = 1
