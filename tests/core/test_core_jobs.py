@@ -43,6 +43,13 @@ def test_a_stage_of_unknown_length_has_no_remaining_time() -> None:
     assert stage.remaining_s(5.0) is None
 
 
+def test_work_done_before_a_stage_began_says_nothing_about_its_rate() -> None:
+    stage = Stage("train", total=100, unit="steps", started=0, done=90, already=90)
+    assert stage.remaining_s(5.0) is None
+    stage.advance(2)
+    assert stage.remaining_s(4.0) == pytest.approx(2 * 8)
+
+
 def test_listeners_hear_everything_in_order() -> None:
     heard: list[tuple[str, str]] = []
     job = Job(lambda kind, what: heard.append((kind, what.note if isinstance(what, Stage) else what)))
