@@ -115,8 +115,9 @@ def generate(parts: Parts, settings: GenerateSettings, job: Job | None = None) -
             callback_on_step_end=after_step,
         ).audios[0]  # (T, C)
     _check_latents(latents)
-    with job.stage("decode", 1):
+    with job.stage("decode", 1) as stage:
         samples = decode_latents(parts.vae, latents)
+        stage.advance()
     used = settings.changed(steps=sampler.steps, guidance=sampler.guidance, shift=sampler.shift)
     return Generated(samples, int(parts.vae.config.sampling_rate), settings.seed, used)
 
