@@ -8,7 +8,7 @@ set "env_python=env\Scripts\python.exe"
 set "stamp=env\complete"
 set "uv="
 where uv >nul 2>&1 && set "uv=yes"
-if defined PIP_FIND_LINKS if not defined UV_FIND_LINKS set "UV_FIND_LINKS=%PIP_FIND_LINKS%"
+if defined PIP_FIND_LINKS if not defined UV_FIND_LINKS set "UV_FIND_LINKS=%PIP_FIND_LINKS: =,%"
 for /f "delims=" %%t in ('findstr /b "torch==" requirements.txt') do set "torch=%%t"
 
 call :is_complete

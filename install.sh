@@ -8,8 +8,8 @@ cd -- "$(dirname -- "$0")"
 env_python=env/bin/python
 stamp=env/complete
 uv=$(command -v uv || true)
-# uv does not read pip's settings
-[ -z "${PIP_FIND_LINKS:-}" ] || export UV_FIND_LINKS="${UV_FIND_LINKS:-$PIP_FIND_LINKS}"
+# uv does not read pip's settings, and separates by commas
+[ -z "${PIP_FIND_LINKS:-}" ] || export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS// /,}}"
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
