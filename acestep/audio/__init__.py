@@ -1,0 +1,1 @@
+"""Sound files: decoding to the form the model hears, loudness, writing, and a small synthesiser."""

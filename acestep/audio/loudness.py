@@ -1,0 +1,75 @@
+"""Loudness: measuring it as broadcasters do, and bringing songs to a common level without clipping."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+
+from acestep.audio.format import SAMPLE_RATE, SILENCE_PEAK
+from acestep.settings.preprocess import Normalization
+
+TARGET_LUFS = -14.0
+PEAK_CEILING = np.float32(10 ** (-1 / 20))
+"""-1 dBFS as a sample value."""
+
+FULL_SCALE = np.float32(1.0)
+BLOCK_S = 0.4
+"""Length of the measuring block of ITU-R BS.1770; shorter sound has no integrated loudness."""
+
+
+def integrated_loudness(samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
+    """Integrated loudness in LUFS of samples [channels, N] or [N], K-weighted and gated (ITU-R BS.1770-4).
+
+    -inf for sound that is silent, shorter than one 0.4 s block, or below the absolute gate of -70 LUFS throughout.
+    """
+    samples = np.atleast_2d(samples)
+    if samples.shape[1] < BLOCK_S * sample_rate or not _audible(samples):
+        return -math.inf
+    import pyloudnorm  # brings scipy, which takes most of a second to import
+
+    # pyloudnorm averages the blocks above its gates; where there are none numpy warns about an empty mean
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        meter = pyloudnorm.Meter(sample_rate, block_size=BLOCK_S)
+        loudness = float(meter.integrated_loudness(np.ascontiguousarray(samples.T, dtype=np.float64)))
+    return loudness if math.isfinite(loudness) else -math.inf
+
+
+def normalize(samples: np.ndarray, mode: Normalization) -> np.ndarray:
+    """A copy of 48 kHz samples [2, N] at another level; one gain for the whole song, so its dynamics stay.
+
+    none:      unchanged.
+    peak:      the largest sample becomes -1 dBFS.
+    lufs:      integrated loudness becomes -14 LUFS; where that would take a sample past full scale, the gain is
+               held so that the largest sample is 1.0 and the song stays below -14 LUFS.
+    peak_lufs: the same, held at -1 dBFS instead of full scale.
+
+    No limiter or compressor is used. "Peak" means samples; the curve between them may lie a little higher.
+    Silence is left alone; so is, in the two LUFS modes, sound without a loudness (shorter than 0.4 s, or never
+    above -70 LUFS).
+    """
+    if mode == "none" or not _audible(samples):
+        return samples.copy()
+    peak = float(np.abs(samples).max())
+    if mode == "peak":
+        return _scaled(samples, math.inf, peak, PEAK_CEILING)
+    loudness = integrated_loudness(samples)
+    if loudness == -math.inf:
+        return samples.copy()
+    wanted = 10 ** ((TARGET_LUFS - loudness) / 20)
+    return _scaled(samples, wanted, peak, FULL_SCALE if mode == "lufs" else PEAK_CEILING)
+
+
+def _audible(samples: np.ndarray) -> bool:
+    return samples.size > 0 and float(np.abs(samples).max()) >= SILENCE_PEAK
+
+
+def _scaled(samples: np.ndarray, wanted_gain: float, peak: float, ceiling: np.float32) -> np.ndarray:
+    """Samples times the wanted gain, or the largest gain that keeps them within the ceiling."""
+    gain = np.float32(min(wanted_gain, float(ceiling) / peak))
+    # rounded to float32 the gain may be a hair too large, and the peak would pass the ceiling
+    if float(gain) * peak > float(ceiling):
+        gain = np.nextafter(gain, np.float32(0))
+    return samples * gain
