@@ -106,8 +106,14 @@ def overview() -> str:
     width = max(len(name) for name in COMMANDS)
     rows = [f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS.values()]
     return "\n".join(
-        ["acestep: teach the ACE-Step 1.5 music model a style or a voice.", "", "Commands:", *rows, ""]
-        + ["`acestep COMMAND --help` shows every option with its default and bounds."]
+        [
+            "acestep: teach the ACE-Step 1.5 music model a style or a voice.",
+            "",
+            "Commands:",
+            *rows,
+            "",
+            "`acestep COMMAND --help` shows every option with its default and bounds.",
+        ]
     )
 
 

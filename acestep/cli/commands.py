@@ -194,19 +194,33 @@ class GenerateOptions(GenerateSettings, CommandOptions):
 
 
 def generate(options: GenerateOptions, job: Job) -> Output:
-    """Text to music, with or without an adapter."""
-    from acestep.audio.write import output_format
-    from acestep.generate import generate_to_files
+    """Text to music, with or without an adapter; one file a strength."""
+    from acestep.audio.write import WRITABLE_SUFFIXES, write_audio
+    from acestep.core.device import choose_device
 
-    checkpoint = _checkpoint(options.model)
     settings = _plain(GenerateSettings, options)
-    out = output_format(options.out, settings.format)
+    out = options.out if options.out.suffix else options.out.with_suffix(f".{settings.format}")
+    if out.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise UserError(f"{out} has no known audio suffix.", fix=f"End it in {', '.join(WRITABLE_SUFFIXES)}.")
+    checkpoint = _checkpoint(options.model)
+    strengths = options.strength if options.adapter else [1.0]
+    pieces = []
     with heavy_job(f"generate {out}"):
-        pieces = generate_to_files(checkpoint, settings, out, options.adapter, options.strength, job)
-    lines = [
-        f"{piece.path}: {piece.duration_s:.1f} s, strength {piece.strength:g}, seed {piece.seed}" for piece in pieces
-    ]
-    return Output({"pieces": [piece.to_dict() for piece in pieces]}, lines)
+        from acestep.adapters import load_adapter  # torch comes in here
+        from acestep.generate import generate as play
+        from acestep.generate import load_parts
+
+        parts = load_parts(checkpoint, choose_device(settings.device, settings.precision))
+        adapter = load_adapter(options.adapter, parts.transformer) if options.adapter else None
+        for strength in strengths:
+            if adapter:
+                adapter.set_strength(strength)
+            piece = play(parts, settings, job)
+            path = out if len(strengths) == 1 else out.with_stem(f"{out.stem}_strength_{strength:g}".replace(".", "_"))
+            write_audio(path, piece.samples, piece.sample_rate)
+            pieces.append({"path": str(path), "strength": strength, "seconds": piece.duration_s, "seed": piece.seed})
+    lines = [f"{piece['path']}: {piece['seconds']:.1f} s, seed {piece['seed']}" for piece in pieces]
+    return Output({"pieces": pieces}, lines)
 
 
 # runs -------------------------------------------------------------------------------------------------------------

@@ -17,10 +17,13 @@ from acestep.core.jobs import Job
 from acestep.core.paths import output_folder
 from acestep.training.runs import new_run_path
 
-TRAINING = ["--adapter", "lora", "--rank", "16", "--alpha", "32", "--dropout", "0", "--learning-rate", "2e-3", "--max-steps", "120", "--warmup-steps", "10", "--batch-size", "2", "--gradient-accumulation", "1", "--max-latent-length", "125", "--validation", "songs", "--validation-share", "0.25", "--validate-every", "40", "--save-every-epochs", "0", "--save-every-steps", "40", "--log-every", "40"]
-"""A run of seconds: a high learning rate and short windows suit the tiny model, not a real one."""
-
-PROMPT = [*["--bpm", "120", "--timesignature", "4", "--duration-s", "10", "--seed", "7"], "--keyscale", "A minor"]
+PROMPT = {
+    "--bpm": "120",
+    "--timesignature": "4",
+    "--keyscale": "A minor",
+    "--duration-s": "10",
+    "--seed": "7",
+}
 TRIGGER_WORD = "demostyle"
 
 
@@ -70,11 +73,12 @@ def run_demo(out: Path, job: Job) -> Output:
     story.run("labels", "dataset", labels, job)
     story.run("tensors", "preprocess", [str(saved), "--model", str(checkpoint), "--out", str(tensors)], job)
     paths = ["--model", str(checkpoint), "--tensors", str(tensors), "--out", str(run)]
-    trained = story.run("training", "train", [*paths, *TRAINING], job).data
+    trained = story.run("training", "train", [*paths, "--preset", "demo"], job).data
     previews = out / "previews" / "preview.wav"
     sound = ["--model", str(checkpoint), "--adapter", trained["adapter"], "--out", str(previews)]
     caption = ["--caption", f"{TRIGGER_WORD}, bright synthesiser pop with drums", "--strength", "0", "1"]
-    pieces = story.run("preview", "generate", [*sound, *caption, *PROMPT], job).data["pieces"]
+    metas = [word for pair in PROMPT.items() for word in pair]
+    pieces = story.run("preview", "generate", [*sound, *caption, *metas], job).data["pieces"]
     before, after = trained["first_validation"], trained["best_validation"]
     if before is None or after is None or not after < before:
         raise UserError(
