@@ -1,0 +1,213 @@
+"""Median time of a training step beside a minimal eager PyTorch + PEFT loop, on the same model in the same run.
+
+    python benchmarks/train_step.py [--steps 30] [--rounds 4] [--frames 375] [--layers 8] [--hidden 512]
+
+Both loops train the same modules at the same rank on windows of the same length. Rounds alternate, so that other
+work on the machine hits both alike, and medians are taken over the steps of all rounds. Also printed: LoKr beside
+LoRA, the share of a step that waits for data, start-up to the first step and peak memory, each in a fresh process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+LATENT_WIDTH, CONDITION_WIDTH, CONDITION_TOKENS = 64, 256, 300
+WARMUP_STEPS = 3
+
+
+def make_transformer(options: argparse.Namespace):
+    import torch
+    from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
+
+    torch.manual_seed(0)
+    return AceStepTransformer1DModel(
+        hidden_size=options.hidden,
+        intermediate_size=3 * options.hidden,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden // 64,
+        num_key_value_heads=max(1, options.hidden // 128),
+        head_dim=64,
+        encoder_hidden_size=CONDITION_WIDTH,
+        in_channels=3 * LATENT_WIDTH,
+        audio_acoustic_hidden_dim=LATENT_WIDTH,
+        is_turbo=True,
+    )
+
+
+class OurLoop:
+    """The package's own step, exactly as `acestep train` runs it, on songs of random latents in memory."""
+
+    def __init__(self, options: argparse.Namespace, adapter: str) -> None:
+        import torch
+        from lightning_fabric import Fabric
+
+        from acestep.adapters import TriggerTag, attach
+        from acestep.settings import TrainSettings
+        from acestep.training.data import EpochOrder, Flow, TrainingData, TrainingSong
+        from acestep.training.forward import FlowModel
+        from acestep.training.loop import Plan, Session
+        from acestep.training.optimizers import make_optimizer
+
+        self.settings = TrainSettings.parse(
+            {
+                "adapter": adapter,
+                "rank": options.rank,
+                "alpha": 2 * options.rank,
+                "dropout": 0.0,
+                "gradient_accumulation": 1,
+                "max_latent_length": options.frames,
+                "validation": "none",
+                "max_steps": 100_000,
+            },
+            "benchmark",
+        )
+        transformer = make_transformer(options).requires_grad_(False)
+        attached = attach(transformer, self.settings)
+        songs = [
+            TrainingSong(
+                stored=SimpleNamespace(id=f"{index:016x}", repeat=1, title=str(index)),
+                latents=torch.randn(4 * options.frames, LATENT_WIDTH),
+                condition=torch.randn(CONDITION_TOKENS, CONDITION_WIDTH),
+                frames=4 * options.frames,
+            )
+            for index in range(8)
+        ]
+        data = TrainingData(songs, [], "none", options.frames)
+        silence, null = torch.randn(1, options.frames, LATENT_WIDTH), torch.randn(1, 1, CONDITION_WIDTH)
+        model = FlowModel(transformer, silence, null, torch.device("cpu"))
+        fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+        model.call, optimizer = fabric.setup(transformer, make_optimizer(attached.parameters(), self.settings))
+        model.call.train()
+        order = EpochOrder(data, self.settings)
+        self.modules = len(attached.module_names)
+        self.session = Session(
+            settings=self.settings,
+            plan=Plan.of(self.settings, order.steps_per_epoch),
+            fabric=fabric,
+            model=model,
+            adapter=attached,
+            tag=TriggerTag(),
+            optimizer=optimizer,
+            data=data,
+            order=order,
+            flow=Flow(-0.4, 1.0),
+            validation=None,
+            run=None,  # type: ignore[arg-type]  # nothing is written here
+            record=None,  # type: ignore[arg-type]
+        )
+        self.waits: list[float] = []
+
+    def step(self) -> None:
+        from acestep.training.loop import optimizer_step, steps_of
+
+        stats = optimizer_step(self.session, *steps_of(self.session, self.session.state.step))
+        self.session.state.step += 1
+        self.waits.append(stats.data_seconds / stats.seconds)
+
+
+class EagerLoop:
+    """What a capable user would write in an afternoon: PEFT, AdamW, fixed tensors, no safeguards."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import torch
+        from peft import LoraConfig, inject_adapter_in_model
+
+        config = LoraConfig(
+            r=options.rank, lora_alpha=2 * options.rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]
+        )
+        self.model = inject_adapter_in_model(config, make_transformer(options).requires_grad_(False)).train()
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
+        self.trained, self.frames = trained, options.frames
+        self.latents = [torch.randn(1, options.frames, LATENT_WIDTH) for _ in range(8)]
+        self.condition = torch.randn(1, CONDITION_TOKENS, CONDITION_WIDTH)
+        self.context = torch.randn(1, options.frames, 2 * LATENT_WIDTH)
+        self.count = 0
+
+    def step(self) -> None:
+        import torch
+
+        latents = self.latents[self.count % len(self.latents)]
+        self.count += 1
+        noise, t = torch.randn_like(latents), torch.rand(1)
+        noisy = t * noise + (1 - t) * latents
+        prediction = self.model(noisy, t, t, self.condition, self.context, return_dict=False)[0]
+        loss = torch.nn.functional.mse_loss(prediction, noise - latents)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        loss.item()
+
+
+def timed(loop: OurLoop | EagerLoop, steps: int) -> list[float]:
+    seconds = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        loop.step()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def alone(options: argparse.Namespace, kind: str) -> dict[str, float]:
+    """Start-up to the end of the first step and peak memory of one loop, in a process of its own."""
+    arguments = [sys.executable, __file__, "--alone", kind]
+    for name in ("steps", "frames", "layers", "hidden", "rank"):
+        arguments += [f"--{name}", str(getattr(options, name))]
+    return json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def run_alone(options: argparse.Namespace, began: float) -> None:
+    loop = EagerLoop(options) if options.alone == "eager" else OurLoop(options, options.alone)
+    loop.step()
+    first = time.perf_counter() - began
+    timed(loop, 3)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"first_step_s": first, "peak_mb": peak}))
+
+
+def main() -> None:
+    began = time.perf_counter()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("steps", 12), ("rounds", 4), ("frames", 375), ("layers", 8), ("hidden", 512), ("rank", 32)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--alone", choices=("eager", "lora", "lokr"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.alone:
+        run_alone(options, began)
+        return
+    loops = {
+        "eager LoRA": EagerLoop(options),
+        "ours LoRA": OurLoop(options, "lora"),
+        "ours LoKr": OurLoop(options, "lokr"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for name, loop in loops.items():
+        timed(loop, WARMUP_STEPS)
+    for _ in range(options.rounds):
+        for name, loop in loops.items():
+            seconds[name] += timed(loop, options.steps)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in median.items():
+        print(f"{name:<12} median step {1000 * value:8.1f} ms over {len(seconds[name])} steps")
+    print(f"ours / eager, LoRA      {median['ours LoRA'] / median['eager LoRA']:.3f}")
+    print(f"LoKr / LoRA, ours       {median['ours LoKr'] / median['ours LoRA']:.3f}")
+    print(f"waiting for data        {100 * statistics.median(loops['ours LoRA'].waits):.2f} % of a step")
+    for kind in ("eager", "lora", "lokr"):
+        found = [alone(options, kind) for _ in range(3)]
+        first = statistics.median(item["first_step_s"] for item in found)
+        peak = statistics.median(item["peak_mb"] for item in found)
+        print(f"{kind:<6} alone: first step done after {first:.1f} s, peak memory {peak:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
