@@ -1,6 +1,7 @@
 """Median time of a training step beside a minimal eager PyTorch + PEFT loop, on the same model in the same run.
 
-    python benchmarks/train_step.py [--steps 30] [--rounds 4] [--frames 375] [--layers 8] [--hidden 512]
+    python benchmarks/train_step.py [--steps 12] [--rounds 4] [--frames 375] [--layers 8] [--hidden 512]
+    python benchmarks/train_step.py --device cuda --frames 1500 --layers 24 --hidden 2048   (the 2B model's sizes)
 
 Both loops train the same modules at the same rank on windows of the same length. Rounds alternate, so that other
 work on the machine hits both alike, and medians are taken over the steps of all rounds. Also printed: LoKr beside
@@ -27,18 +28,23 @@ def make_transformer(options: argparse.Namespace):
     from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 
     torch.manual_seed(0)
-    return AceStepTransformer1DModel(
-        hidden_size=options.hidden,
-        intermediate_size=3 * options.hidden,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.hidden // 64,
-        num_key_value_heads=max(1, options.hidden // 128),
-        head_dim=64,
-        encoder_hidden_size=CONDITION_WIDTH,
-        in_channels=3 * LATENT_WIDTH,
-        audio_acoustic_hidden_dim=LATENT_WIDTH,
-        is_turbo=True,
-    )
+    head_dim = 128 if options.hidden >= 1024 else 64
+    with torch.device(options.device):
+        transformer = AceStepTransformer1DModel(
+            hidden_size=options.hidden,
+            intermediate_size=3 * options.hidden,
+            num_hidden_layers=options.layers,
+            num_attention_heads=options.hidden // head_dim,
+            num_key_value_heads=options.hidden // head_dim // 2,
+            head_dim=head_dim,
+            encoder_hidden_size=CONDITION_WIDTH,
+            in_channels=3 * LATENT_WIDTH,
+            audio_acoustic_hidden_dim=LATENT_WIDTH,
+            is_turbo=True,
+        )
+    if options.device != "cpu":
+        transformer.to(torch.bfloat16)
+    return transformer.requires_grad_(False)
 
 
 class OurLoop:
@@ -68,7 +74,7 @@ class OurLoop:
             },
             "benchmark",
         )
-        transformer = make_transformer(options).requires_grad_(False)
+        transformer = make_transformer(options)
         attached = attach(transformer, self.settings)
         songs = [
             TrainingSong(
@@ -81,8 +87,9 @@ class OurLoop:
         ]
         data = TrainingData(songs, [], "none", options.frames)
         silence, null = torch.randn(1, options.frames, LATENT_WIDTH), torch.randn(1, 1, CONDITION_WIDTH)
-        model = FlowModel(transformer, silence, null, torch.device("cpu"))
-        fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+        model = FlowModel(transformer, silence, null, torch.device(options.device))
+        precision = "32-true" if options.device == "cpu" else "bf16-mixed"
+        fabric = Fabric(accelerator=options.device, devices=1, precision=precision)
         model.call, optimizer = fabric.setup(transformer, make_optimizer(attached.parameters(), self.settings))
         model.call.train()
         order = EpochOrder(data, self.settings)
@@ -122,15 +129,16 @@ class EagerLoop:
         config = LoraConfig(
             r=options.rank, lora_alpha=2 * options.rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]
         )
-        self.model = inject_adapter_in_model(config, make_transformer(options).requires_grad_(False)).train()
+        self.model = inject_adapter_in_model(config, make_transformer(options)).train()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("lora_" in name)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.01)
         self.trained, self.frames = trained, options.frames
-        self.latents = [torch.randn(1, options.frames, LATENT_WIDTH) for _ in range(8)]
-        self.condition = torch.randn(1, CONDITION_TOKENS, CONDITION_WIDTH)
-        self.context = torch.randn(1, options.frames, 2 * LATENT_WIDTH)
+        with torch.device(options.device):
+            self.latents = [torch.randn(1, options.frames, LATENT_WIDTH) for _ in range(8)]
+            self.condition = torch.randn(1, CONDITION_TOKENS, CONDITION_WIDTH)
+            self.context = torch.randn(1, options.frames, 2 * LATENT_WIDTH)
         self.count = 0
 
     def step(self) -> None:
@@ -138,10 +146,11 @@ class EagerLoop:
 
         latents = self.latents[self.count % len(self.latents)]
         self.count += 1
-        noise, t = torch.randn_like(latents), torch.rand(1)
+        noise, t = torch.randn_like(latents), torch.rand(1, device=latents.device)
         noisy = t * noise + (1 - t) * latents
-        prediction = self.model(noisy, t, t, self.condition, self.context, return_dict=False)[0]
-        loss = torch.nn.functional.mse_loss(prediction, noise - latents)
+        with torch.autocast(latents.device.type, torch.bfloat16, enabled=latents.device.type != "cpu"):
+            prediction = self.model(noisy, t, t, self.condition, self.context, return_dict=False)[0]
+            loss = torch.nn.functional.mse_loss(prediction.float(), noise - latents)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
@@ -161,7 +170,7 @@ def timed(loop: OurLoop | EagerLoop, steps: int) -> list[float]:
 def alone(options: argparse.Namespace, kind: str) -> dict[str, float]:
     """Start-up to the end of the first step and peak memory of one loop, in a process of its own."""
     arguments = [sys.executable, __file__, "--alone", kind]
-    for name in ("steps", "frames", "layers", "hidden", "rank"):
+    for name in ("steps", "frames", "layers", "hidden", "rank", "device"):
         arguments += [f"--{name}", str(getattr(options, name))]
     return json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
@@ -172,6 +181,10 @@ def run_alone(options: argparse.Namespace, began: float) -> None:
     first = time.perf_counter() - began
     timed(loop, 3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if options.device == "cuda":
+        import torch
+
+        peak = torch.cuda.max_memory_allocated() / 2**20
     print(json.dumps({"first_step_s": first, "peak_mb": peak}))
 
 
@@ -180,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("steps", 12), ("rounds", 4), ("frames", 375), ("layers", 8), ("hidden", 512), ("rank", 32)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--alone", choices=("eager", "lora", "lokr"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
@@ -191,7 +205,7 @@ def main() -> None:
         "ours LoKr": OurLoop(options, "lokr"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for name, loop in loops.items():
+    for loop in loops.values():
         timed(loop, WARMUP_STEPS)
     for _ in range(options.rounds):
         for name, loop in loops.items():
