@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--mode", choices=("train", "caption", "both", "demo"), default="train", help="what to start")
     parser.add_argument("--host", default="127.0.0.1", help="address the apps listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=7860, help="port of the first app (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7861, help="port of the first app (default: %(default)s)")
     parser.add_argument("--share", action="store_true", help="make a public link to the apps")
     options, rest = parser.parse_known_args(arguments)
     if rest and options.mode != "demo":

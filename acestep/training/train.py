@@ -18,7 +18,7 @@ from acestep.adapters import TriggerTag, attach
 from acestep.core.device import DeviceChoice, choose_device
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
-from acestep.core.paths import atomic_folder
+from acestep.core.paths import atomic_folder, remove_leftovers
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.identity import transformer_fingerprint
 from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
@@ -87,6 +87,8 @@ def train(
     if point:
         run = RunFolder.open(point)
         _require_same(run, settings, identity)
+        for folder in (run.path, run.checkpoints):
+            remove_leftovers(folder)
     else:
         record = {"settings": settings.model_dump(mode="json"), **identity, "plan": asdict(plan), "device": str(choice)}
         run = RunFolder.create(out, record)
