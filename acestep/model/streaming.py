@@ -1,0 +1,136 @@
+"""Filling modules with tensors from safetensors files, one tensor at a time, without ever holding a file in memory.
+
+A module is made on torch's meta device, where it has shapes but no memory. Each tensor is then read with plain file
+reads straight into memory of its final dtype (or through one tensor's worth of staging, when dtype or device
+differ). Memory-mapping the file, as safetensors does, would count every page read as memory of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from acestep.core.errors import UserError
+from acestep.model.weights import StoredTensor
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Element types weights may be stored in; all others belong to quantised models."""
+
+_LISTED = 4
+"""Names that fit in a sentence; the whole list goes into the error's detail."""
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def on_meta(make: Callable[[], M]) -> M:
+    """The module `make` builds, without memory and without drawing random weights."""
+    with torch.device("meta"):
+        return make()
+
+
+def fill(
+    module: M,
+    stored: Mapping[str, StoredTensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    what: str,
+    folder: Path,
+    optional: Iterable[str] = (),
+) -> M:
+    """Give `module` the stored tensors under the module's own names; it is then frozen and in eval mode.
+
+    `what` and `folder` name the part in errors; `optional` are names of the module that may be missing. Raises
+    UserError that lists missing and unexpected names and wrong shapes, before a byte of weights is read.
+    """
+    wanted = module.state_dict()
+    check_names_and_shapes(stored, {name: tuple(value.shape) for name, value in wanted.items()}, what, folder, optional)
+    tensors = read_tensors(stored, dtype, device, what)
+    module.load_state_dict(tensors, strict=False, assign=True)
+    unfilled = [name for name, value in [*module.named_parameters(), *module.named_buffers()] if value.is_meta]
+    if set(unfilled) - set(optional):
+        raise RuntimeError(f"{type(module).__name__} has values its checkpoint does not store: {', '.join(unfilled)}")
+    return module.requires_grad_(False).eval()
+
+
+def check_names_and_shapes(
+    stored: Mapping[str, StoredTensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    what: str,
+    folder: Path,
+    optional: Iterable[str] = (),
+) -> None:
+    """Raise a UserError unless `stored` has exactly the wanted names and shapes. Keys are the module's names."""
+    missing = sorted(set(wanted) - set(stored) - set(optional))
+    unexpected = sorted(tensor.name for name, tensor in stored.items() if name not in wanted)
+    wrong = [
+        f"{tensor.name} is {_shape(tensor.shape)} instead of {_shape(wanted[name])}"
+        + (" (it looks transposed)" if len(tensor.shape) > 1 and tensor.shape[::-1] == wanted[name] else "")
+        for name, tensor in stored.items()
+        if name in wanted and tensor.shape != wanted[name]
+    ]
+    faults = [("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong)]
+    faults = [(kind, names) for kind, names in faults if names]
+    if not faults:
+        return
+    summary = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in faults)
+    raise UserError(
+        f"{folder}: the weights of the {what} do not fit its configuration ({summary}).",
+        fix="Get the folder again, or use weights and config.json of the same model.",
+        detail="\n".join(f"{kind}: {name}" for kind, names in faults for name in names),
+    )
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "[" + ", ".join(str(size) for size in shape) + "]"
+
+
+def read_tensors(
+    stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device | str, what: str
+) -> dict[str, Tensor]:
+    """The stored tensors in `dtype` on `device`, under the keys of `stored`, read in the order they lie on disk."""
+    tensors: dict[str, Tensor] = {}
+    device = torch.device(device)
+    files: dict[Path, list[tuple[str, StoredTensor]]] = {}
+    for name, tensor in sorted(stored.items(), key=lambda item: item[1].begin):
+        files.setdefault(tensor.file, []).append((name, tensor))
+    try:
+        for file, entries in files.items():
+            with open(file, "rb", buffering=0) as handle:
+                for name, tensor in entries:
+                    tensors[name] = _read(handle, tensor, dtype, device)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error}).", fix="Check the disk.") from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The {what} does not fit into the memory of {device}.",
+            fix="Close other programs that use the device, choose bf16 precision, or a smaller model.",
+        ) from error
+    return tensors
+
+
+def _read(handle: BinaryIO, stored: StoredTensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if stored.dtype not in DTYPES:
+        raise UserError(
+            f"{stored.file}: {stored.name} is stored as {stored.dtype}, as in quantised models.",
+            fix="Use the bf16 or fp32 model.",
+        )
+    tensor = torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
+    buffer = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    handle.seek(stored.begin)
+    filled = 0
+    while filled < len(buffer):  # one call reads at most 2 GiB, and may read less
+        count = handle.readinto(buffer[filled:])  # type: ignore[attr-defined]
+        if not count:
+            raise UserError(f"{stored.file} ends in the middle of {stored.name}.", fix="Download or copy it again.")
+        filled += count
+    return tensor.to(device=device, dtype=dtype)
