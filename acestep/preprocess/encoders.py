@@ -8,14 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from acestep.core.device import DeviceChoice, free_memory
-from acestep.core.errors import UserError
 from acestep.model import condition, loading
-from acestep.model.facts import LYRIC_TOKENS
-from acestep.model.vae import encode_audio
+from acestep.model.vae import LatentDraw, encode_audio
 from acestep.preprocess.plan import SongPrompts
 
 if TYPE_CHECKING:
@@ -56,31 +53,34 @@ class Encoders:
         self._seconds = seconds
         self._parts: dict[str, Any] = {}
 
-    def latents(self, samples: np.ndarray, draw: str, seed: int, title: str) -> Tensor:
-        """Latents (T, C) fp32 on the CPU of `samples` (2, N)."""
-        vae = self._part("vae", loading.load_vae)
-        with self._measured("vae", title):
-            return encode_audio(vae, samples, draw, seed)
+    @property
+    def vae(self) -> Any:
+        """The VAE, loaded at first use."""
+        return self._part("vae", loading.load_vae)
 
-    def text_states(self, prompts: SongPrompts, title: str) -> TextStates:
+    def latents(self, samples: np.ndarray, draw: LatentDraw, seed: int) -> Tensor:
+        """Latents (T, C) fp32 on the CPU of `samples` (2, N)."""
+        with self._measured("vae"):
+            return encode_audio(self.vae, samples, draw, seed)
+
+    def text_states(self, prompts: SongPrompts) -> TextStates:
         """Text encoder states of all prompts and token embeddings of the lyrics of one song."""
         text_encoder = self._part("text encoder", loading.load_text_encoder)
-        with self._measured("text encoder", title):
+        with self._measured("text encoder"):
             return TextStates(
                 lyrics=condition.embed_lyrics(text_encoder, prompts.lyrics),
                 texts=tuple(condition.encode_text(text_encoder, text) for text in prompts.texts),
                 metas_cut=any(condition.metas_are_cut(text_encoder, text) for text in prompts.texts),
-                lyrics_cut=len(text_encoder.tokenizer(prompts.lyrics)["input_ids"]) > LYRIC_TOKENS,
+                lyrics_cut=condition.lyrics_are_cut(text_encoder, prompts.lyrics),
             )
 
-    def condition(self, states: TextStates, title: str) -> dict[str, Tensor]:
+    def condition(self, states: TextStates) -> dict[str, Tensor]:
         """`head` (Ll + 1, E) and `text.<n>` (Lt, E): what joined is the condition of generation."""
         encoder = self._part("condition encoder", loading.load_condition_encoder)
-        device = self._choice.torch_device
-        with self._measured("condition encoder", title):
-            tensors = {"head": condition.condition_head(encoder, states.lyrics.to(device))[0]}
+        with self._measured("condition encoder"):
+            tensors = {"head": condition.condition_head(encoder, states.lyrics)[0]}
             for number, text in enumerate(states.texts):
-                tensors[f"text.{number}"] = condition.condition_text(encoder, text.to(device))[0]
+                tensors[f"text.{number}"] = condition.condition_text(encoder, text)[0]
             return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def let_go(self) -> None:
@@ -90,20 +90,14 @@ class Encoders:
 
     def _part(self, name: str, load: Any) -> Any:
         if name not in self._parts:
-            with self._measured("load models", name):
+            with self._measured("load models"):
                 self._parts[name] = load(self._checkpoint, self._choice.dtype, self._choice.torch_device)
         return self._parts[name]
 
     @contextmanager
-    def _measured(self, phase: str, title: str) -> Iterator[None]:
+    def _measured(self, phase: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
-            with torch.no_grad():
-                yield
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"The device ran out of memory ({phase}, {title}).",
-                fix="Use two passes, a smaller longest duration, or another device; finished songs are kept.",
-            ) from error
+            yield
         finally:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started

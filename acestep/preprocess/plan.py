@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acestep.audio.format import SAMPLE_RATE
 from acestep.core.errors import UserError
 from acestep.core.paths import value_hash
 from acestep.model.prompt import TAG_PLACES, lyric_prompt, text_prompt, with_tag
@@ -36,9 +37,6 @@ LATENTS_VERSION = 1
 
 CONDITIONS_VERSION = 1
 """Raise this when the same prompts give other conditions than before."""
-
-SAMPLE_RATE = 48_000
-"""Of the audio that is encoded; the audio room decodes to it."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acestep.audio.format import SAMPLE_RATE
 from acestep.core.device import PrecisionName, choose_device
 from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import inside, output_folder, remove_leftovers
 from acestep.model.facts import LYRIC_TOKENS, TEXT_TOKENS
-from acestep.preprocess.plan import SAMPLE_RATE, make_plan
+from acestep.preprocess.plan import make_plan
 from acestep.preprocess.store import (
     CONDITIONS_FOLDER,
     INDEX_NAME,
@@ -160,7 +161,6 @@ def _finish(work: Work, unlabelled: int) -> PreprocessReport:
     work.save_index()
     removed = remove_orphans(plan.folder, entries)
     _clear_pass_folder(plan.folder)
-    cuts = _cuts(entries, work.job)
     return PreprocessReport(
         folder=plan.folder,
         total=len(plan.songs),
@@ -179,11 +179,11 @@ def _finish(work: Work, unlabelled: int) -> PreprocessReport:
         size_bytes=TensorStore.open(plan.folder).size_bytes(),
         two_pass=work.settings.two_pass,
         device=work.device,
-        problems=(*work.problems, *cuts),
+        problems=(*work.problems, *_cuts(entries)),
     )
 
 
-def _cuts(entries: list[StoredSong], job: Job) -> list[Problem]:
+def _cuts(entries: list[StoredSong]) -> list[Problem]:
     """A warning for each song of which the model does not see all that is said about it."""
     long_caption = (
         f"the caption is too long for the {TEXT_TOKENS} tokens the model reads, so tempo, metre, key or length are "
@@ -192,10 +192,6 @@ def _cuts(entries: list[StoredSong], job: Job) -> list[Problem]:
     long_lyrics = f"the lyrics are cut after the {LYRIC_TOKENS} tokens the model reads."
     metas = [Problem(entry.title, long_caption, "warning") for entry in entries if entry.metas_cut]
     lyrics = [Problem(entry.title, long_lyrics, "warning") for entry in entries if entry.lyrics_cut]
-    if metas:
-        job.warn(f"{len(metas)} songs have captions so long that the model does not see all of their labels.")
-    if lyrics:
-        job.warn(f"{len(lyrics)} songs have lyrics longer than the model reads.")
     return metas + lyrics
 
 

@@ -62,6 +62,8 @@ class Work:
         songs = self.plan.to_encode
         if not songs:
             return
+        import torch
+
         from acestep.preprocess.encoders import Encoders
 
         choice = self._choose_device()
@@ -76,6 +78,11 @@ class Work:
                 self._second_pass([planned for planned in songs if not planned.failed], encoders)
             else:
                 self._walk("encode songs", songs, encoders, self._condition_at_once)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"The device ran out of memory ({choice.device}); finished songs are kept.",
+                fix="Use two passes, a smaller longest duration, or another device.",
+            ) from error
         finally:
             encoders.let_go()
 
@@ -118,20 +125,18 @@ class Work:
                 self._save_index_now_and_then()
 
     def _encode_latents(self, planned: PlannedSong, ahead: ReadAhead, encoders: Encoders) -> None:
+        _ = encoders.vae  # what is wrong with the model ends the run; what is wrong with a song does not
         waiting = time.perf_counter()
+        seed = draw_seed(self.settings.seed, planned.song.id)
         try:
             ready = ahead.take(planned.song.path)
+            self._add_seconds("wait for audio", time.perf_counter() - waiting)
+            latents = encoders.latents(ready.samples, self.settings.latents, seed)
         except UserError as error:
             self._fail(planned, str(error))
             return
-        self._add_seconds("wait for audio", time.perf_counter() - waiting)
         self._add_seconds("decode", ready.seconds)
         self.problems += [Problem(planned.title, text, "warning") for text in ready.warnings]
-        seed = draw_seed(self.settings.seed, planned.song.id)
-        latents = encoders.latents(ready.samples, self.settings.latents, seed, planned.title)
-        if not latents.isfinite().all():
-            self._fail(planned, "the VAE gave values that are not numbers. Choose precision fp32.")
-            return
         samples = ready.samples.shape[1]
         self._write(latents_file(self.plan.folder, planned.latents_key), {"latents": latents}, {"samples": samples})
         planned.frames, planned.samples, planned.encoded = latents.shape[0], samples, True
@@ -149,7 +154,7 @@ class Work:
 
     def _condition_at_once(self, planned: PlannedSong, encoders: Encoders) -> None:
         assert planned.prompts is not None
-        self._encode_condition(planned, encoders.text_states(planned.prompts, planned.title), encoders)
+        self._encode_condition(planned, encoders.text_states(planned.prompts), encoders)
 
     def _keep_states(self, planned: PlannedSong, encoders: Encoders) -> None:
         path = self._states_file(planned)
@@ -159,7 +164,7 @@ class Work:
         except (FileNotFoundError, DamagedFile):
             pass
         assert planned.prompts is not None
-        states = encoders.text_states(planned.prompts, planned.title)
+        states = encoders.text_states(planned.prompts)
         self._write(path, states.tensors(), states.facts)
 
     def _second_pass(self, songs: list[PlannedSong], encoders: Encoders) -> None:
@@ -183,7 +188,7 @@ class Work:
 
     def _encode_condition(self, planned: PlannedSong, states: TextStates, encoders: Encoders) -> None:
         assert planned.condition_key is not None
-        tensors = encoders.condition(states, planned.title)
+        tensors = encoders.condition(states)
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             self._fail(planned, "the condition encoder gave values that are not numbers. Choose precision fp32.")
             return
