@@ -150,11 +150,11 @@ def _shortfall(path: Path, source: Source, frames_read: int, max_duration_s: flo
     if read_s < expected_s - _SHORTFALL_S:
         if read_s < MIN_DURATION_S:
             raise UserError(
-                f"{path} ends after {read_s:.2f} of {stated_s:.1f} s; too little is left to use.",
+                f"{path} is cut off or damaged: only {read_s:.2f} of its {stated_s:.1f} s can be decoded.",
                 fix="Copy or export it again, or remove it.",
                 detail=source.damage,
             )
-        return [f"ends after {read_s:.1f} of {stated_s:.1f} s; the part that is there is used"]
+        return [f"only {read_s:.1f} of its {stated_s:.1f} s can be decoded; that part is used"]
     if source.damage:
         return ["is damaged; the parts that can be decoded are used"]
     return []

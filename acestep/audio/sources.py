@@ -33,7 +33,7 @@ BLOCK_FRAMES = 16_384
 _MOST_FRAMES = 1 << 40
 _HEAD_BYTES = 4096
 _STREAMED_WAV_BYTES = 0x7FFF_0000  # programs that write wav to a pipe put placeholders above this
-_COUNT_TOLERANCE_S = 0.1  # padding that encoders add before and after the music
+_PADDING_FRAMES = 4096  # encoders add a few packets of 1152 frames or less before and after the music
 
 # Only real containers: libav also knows playlists, which could make it open other files or addresses.
 _LIBAV_OPTIONS = {
@@ -208,7 +208,7 @@ class _LibavSource:
         if declared is not None and self._container.format.name not in ("mp3", "ogg"):
             return declared
         counted = self._count_packets()
-        if declared is not None and abs(counted - declared) < _COUNT_TOLERANCE_S * self.sample_rate:
+        if declared is not None and abs(counted - declared) < _PADDING_FRAMES:
             return declared
         return counted
 
