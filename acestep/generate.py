@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from acestep.core.device import DeviceChoice
-from acestep.core.errors import UserError
+from acestep.core.errors import UserError, did_you_mean
 from acestep.core.jobs import Job
 from acestep.model.condition import lyrics_are_cut, metas_are_cut
-from acestep.model.facts import INSTRUCTION, LYRIC_TOKENS, TEXT_TOKENS
+from acestep.model.facts import INSTRUCTION, LANGUAGES, LYRIC_TOKENS, TEXT_TOKENS
 from acestep.model.prompt import PromptLabels, language_code, lyric_prompt, sung_text, text_prompt
 from acestep.model.vae import decode_latents
 from acestep.settings.generate import GenerateSettings
@@ -98,7 +98,7 @@ def generate(parts: Parts, settings: GenerateSettings, job: Job | None = None) -
     _warn(parts, labels, sampler, settings, job)
     pipeline = build_pipeline(parts)
     noise = draw_noise(_frames(pipeline, settings.duration_s), parts.checkpoint.config.latent_width, settings.seed)
-    with job.stage("sample", sampler.steps, "steps") as stage, _evaluating(parts.transformer):
+    with job.stage("sample", sampler.steps, "steps") as stage, _evaluating(parts.transformer), _memory_errors():
 
         def after_step(_pipeline: Any, _index: int, _time: float, _tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             stage.advance()
@@ -115,7 +115,7 @@ def generate(parts: Parts, settings: GenerateSettings, job: Job | None = None) -
             callback_on_step_end=after_step,
         ).audios[0]  # (T, C)
     _check_latents(latents)
-    with job.stage("decode", 1) as stage:
+    with job.stage("decode", 1) as stage, _memory_errors():
         samples = decode_latents(parts.vae, latents)
         stage.advance()
     used = settings.changed(steps=sampler.steps, guidance=sampler.guidance, shift=sampler.shift)
@@ -277,6 +277,16 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
             part.training = True
 
 
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "The device ran out of memory.", fix="Ask for a shorter piece, close other programs, or choose device cpu."
+        ) from error
+
+
 def _warn(parts: Parts, labels: PromptLabels, sampler: Sampler, settings: GenerateSettings, job: Job) -> None:
     if metas_are_cut(parts.text_encoder, text_prompt(labels)):
         job.warn(
@@ -284,6 +294,9 @@ def _warn(parts: Parts, labels: PromptLabels, sampler: Sampler, settings: Genera
         )
     if lyrics_are_cut(parts.text_encoder, lyric_prompt(labels)):
         job.warn(f"The lyrics are too long: only their first {LYRIC_TOKENS} tokens are sung.")
+    language = language_code(labels)
+    if language not in LANGUAGES:
+        job.warn(f'The model does not know the language code "{language}".{did_you_mean(language, LANGUAGES)}')
     if settings.guidance not in (None, sampler.guidance):
         job.warn(f"Turbo models take no guidance; guidance {settings.guidance:g} is ignored.")
 

@@ -233,6 +233,21 @@ def test_values_that_are_not_finite_are_an_error_not_noise(parts):
         table.copy_(before)
 
 
+def test_running_out_of_memory_says_what_to_do(parts, monkeypatch):
+    def no_memory(_vae, _latents):
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr("acestep.generate.decode_latents", no_memory)
+    with pytest.raises(UserError, match=r"ran out of memory.*shorter piece"):
+        generate(parts, SONG)
+
+
+def test_an_unknown_language_code_is_told(parts):
+    job = Job()
+    generate(parts, SONG.changed(language="unknwon", steps=1), job)
+    assert job.warnings == ['The model does not know the language code "unknwon". Did you mean "unknown"?']
+
+
 @pytest.fixture
 def with_lora(demo_checkpoint) -> Parts:
     """A bf16 model with an fp32 LoRA in training mode, as in the middle of a run."""

@@ -91,7 +91,7 @@ def decode_latents(vae: AutoencoderOobleck, latents: Tensor) -> np.ndarray:
 
 def to_peak(audio: np.ndarray) -> np.ndarray:
     """Audio scaled so that its peak is -1 dBFS; silence (below 1e-6) is left alone."""
-    peak = float(np.abs(audio).max(initial=0.0))
+    peak = float(max(audio.max(initial=0.0), -audio.min(initial=0.0)))
     if not math.isfinite(peak):
         raise UserError(
             "The decoded audio is not made of finite numbers.", fix="Choose precision fp32, and check the VAE's files."
