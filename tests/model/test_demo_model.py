@@ -64,8 +64,8 @@ def test_the_silence_latent_is_what_the_vae_makes_of_silence(checkpoint):
     frames = 100
     with torch.no_grad():
         encoded = vae.encode(torch.zeros(1, 2, frames * 1920)).latent_dist.mean.transpose(1, 2)
-    torch.testing.assert_close(silence[:, : frames - 25], encoded[:, :-25], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(silence[:, -25:], encoded[:, -25:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(silence[:, : frames - 25], encoded[:, :-25], rtol=0, atol=1e-3)
+    torch.testing.assert_close(silence[:, -25:], encoded[:, -25:], rtol=0, atol=1e-3)
     stored = torch.load(checkpoint.dit / "silence_latent.pt", weights_only=True)
     assert stored.shape == (1, 8, 1500)  # channels first, as published
 
