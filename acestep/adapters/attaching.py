@@ -1,0 +1,47 @@
+"""Attaching an adapter to a transformer, from the settings of a run or from what a file says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from acestep.adapters.base import Adapter, refuse_second
+from acestep.adapters.families import FAMILIES
+from acestep.adapters.specs import Spec
+from acestep.adapters.targets import find_targets
+from acestep.settings import AdapterSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_log = logging.getLogger(__name__)
+
+
+def attach(transformer: nn.Module, settings: AdapterSettings, modules: Sequence[str] | None = None) -> Adapter:
+    """Attach a new adapter that changes nothing yet to an ACE-Step transformer.
+
+    `modules` names the linear layers one by one (diffusers or original names) instead of the settings' attention and
+    MLP. The first weights come from torch's generator of the CPU. Raises a UserError when the transformer carries an
+    adapter already or has not exactly the modules wanted.
+    """
+    refuse_second(transformer)
+    family = FAMILIES[settings.adapter]
+    names = find_targets(transformer, settings, modules)
+    adapter = family.adapter_class(transformer, names, family.spec.from_settings(settings), settings)
+    for note in adapter.notes:
+        _log.warning(note)
+    return adapter
+
+
+def attach_spec(transformer: nn.Module, kind: str, spec: Spec, modules: Sequence[str]) -> Adapter:
+    """Attach an adapter as a file describes it. Its settings are the nearest there are."""
+    blocks = {block for block in ("self", "cross") if any(f".{block}_attn." in name for name in modules)}
+    values = {
+        **spec.to_settings(),
+        "attention": blocks.pop() if len(blocks) == 1 else "both",
+        "train_mlp": any(".mlp." in name for name in modules),
+    }
+    # not checked: files of other programs may go beyond the bounds that are offered
+    settings = AdapterSettings.model_construct(**values)
+    return FAMILIES[kind].adapter_class(transformer, modules, spec, settings)

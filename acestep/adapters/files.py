@@ -1,0 +1,273 @@
+"""Adapters on disk: finding, reading, writing whole folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from acestep.adapters.families import FAMILIES
+from acestep.adapters.lycoris_format import holds_lokr_config, read_lokr
+from acestep.adapters.peft_format import read_lora
+from acestep.adapters.source import AdapterSource, TriggerTag, read_header
+from acestep.adapters.specs import LokrSpec, LoraSpec, Spec
+from acestep.adapters.targets import target_names
+from acestep.core.errors import UserError
+from acestep.core.paths import atomic_folder, disk_errors, existing_file, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from acestep.adapters.base import Adapter
+
+SaveDtype = Literal["fp32", "bf16"]
+
+_LORA, _LOKR = FAMILIES["lora"], FAMILIES["lokr"]
+_PICKLES = ("adapter_model.bin", "lora_weights.pt", "lokr_weights.pt")
+_OTHER_KINDS = {"loha_weights.safetensors": "LoHa"}
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What can be told about an adapter without loading it."""
+
+    kind: str
+    path: Path
+    weights: Path
+    spec: Spec
+    trigger: TriggerTag
+    target_modules: tuple[str, ...]
+    tensors: int
+    parameters: int
+    dtype: str
+    size_bytes: int
+
+    @property
+    def summary(self) -> str:
+        """One line for lists."""
+        tag = f', trigger word "{self.trigger.word}"' if self.trigger.word else ""
+        if isinstance(self.spec, LoraSpec):
+            kind = "DoRA" if self.spec.use_dora else "LoRA"
+            size = f"{kind}, rank {self.spec.r}, alpha {self.spec.lora_alpha:g}"
+        elif isinstance(self.spec, LokrSpec):
+            size = f"LoKr, factor {self.spec.factor}, dimension {self.spec.linear_dim}"
+        else:
+            size = self.kind
+        return f"{size}, {self.parameters:,} parameters{tag}"
+
+
+def find_adapter(path: str | Path) -> AdapterSource:
+    """The adapter in a folder (or its `adapter` sub-folder), or of one of its files.
+
+    Reads configuration and header only. Raises a UserError that says what is wrong with which file.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise UserError(f"The adapter {place} does not exist.", fix="Check the path.")
+    return _of_folder(place.resolve()) if place.is_dir() else _of_file(place.resolve())
+
+
+def _of_folder(folder: Path) -> AdapterSource:
+    is_lora = (folder / _LORA.config_file).is_file()
+    is_lokr = (folder / _LOKR.weights_file).is_file()
+    if is_lora and is_lokr:
+        raise UserError(
+            f"{folder} holds two adapters, {_LORA.weights_file} and {_LOKR.weights_file}.", fix="Name one of the files."
+        )
+    if is_lokr:
+        return read_lokr(folder / _LOKR.weights_file)
+    if is_lora and not _refuse_pickle(folder):
+        existing_file(folder / _LORA.weights_file, "the adapter's weights file")
+        return read_lora(folder)
+    if (folder / "adapter").is_dir():
+        return _of_folder(folder / "adapter")
+    _refuse_pickle(folder)
+    for name, kind in _OTHER_KINDS.items():
+        if (folder / name).is_file():
+            raise UserError(
+                f"{folder} is a {kind} adapter; this program reads LoRA, DoRA and LoKr.", fix="Use one of these."
+            )
+    if (folder / _LORA.weights_file).is_file():
+        raise UserError(f"{folder} has {_LORA.weights_file} but no {_LORA.config_file}.", fix="Copy that file as well.")
+    below = sorted(
+        str(file.parent.relative_to(folder))
+        for pattern in ("*", "*/*")
+        for name in (_LORA.config_file, _LOKR.weights_file)
+        for file in folder.glob(f"{pattern}/{name}")
+    )
+    raise UserError(
+        f"{folder} holds no adapter.",
+        fix=f"Choose one of its sub-folders: {', '.join(below)}."
+        if below
+        else f"An adapter folder has {_LORA.config_file} with {_LORA.weights_file}, or {_LOKR.weights_file}.",
+    )
+
+
+def _refuse_pickle(folder: Path) -> bool:
+    """Raise for weights that only unpickling could read; False when there are safetensors as well, or no weights."""
+    if not any(folder.glob("*.safetensors")):
+        for name in _PICKLES:
+            if (folder / name).is_file():
+                raise _pickle_error(folder / name)
+    return False
+
+
+def _pickle_error(file: Path) -> UserError:
+    return UserError(
+        f"{file} is a pickle file, which can run code when it is read; only safetensors are read.",
+        fix="Convert it with the program it was made with, or ask its author for safetensors.",
+    )
+
+
+def _of_file(file: Path) -> AdapterSource:
+    if file.name in (_LORA.config_file, _LORA.weights_file):
+        return _of_folder(file.parent) if not (file.parent / _LOKR.weights_file).is_file() else read_lora(file.parent)
+    if file.name == _LOKR.config_file:
+        file = existing_file(file.with_name(_LOKR.weights_file), "the adapter's weights file")
+    if file.suffix in (".bin", ".pt", ".pth", ".ckpt"):
+        raise _pickle_error(file)
+    if file.suffix != ".safetensors":
+        raise UserError(f"{file} is not an adapter file.", fix="Choose an adapter folder or a .safetensors file.")
+    if file.name != _LOKR.weights_file and not holds_lokr_config(read_header(file)):
+        raise UserError(
+            f"{file} is a single file without a LoKr configuration in its metadata.",
+            fix=f"LoRA is read as a folder with {_LORA.config_file} and {_LORA.weights_file}.",
+        )
+    return read_lokr(file)
+
+
+def read_adapter_info(path: str | Path) -> AdapterInfo:
+    """Kind, size and trigger word of an adapter on disk, read without torch."""
+    source = find_adapter(path)
+    dtypes = sorted(set(source.header.dtypes.values()))
+    return AdapterInfo(
+        kind=source.kind,
+        path=source.path,
+        weights=source.weights,
+        spec=source.spec,
+        trigger=source.tag,
+        target_modules=source.targets or (),
+        tensors=len(source.keys),
+        parameters=sum(_count(shape) for shape in source.shapes.values()),
+        dtype=", ".join(dtypes),
+        size_bytes=source.weights.stat().st_size,
+    )
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def read_adapter_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of an adapter on disk by the names `Adapter.load_tensors` takes."""
+    return read_tensors(find_adapter(path))
+
+
+def read_tensors(source: AdapterSource) -> dict[str, Tensor]:
+    """The tensors of a source, on the CPU, in the file's types."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(source.weights)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{source.weights} is damaged.", fix="Copy or download it again.", detail=str(error)) from error
+    return {name: tensors[key] for name, key in source.keys.items()}
+
+
+def write_adapter_files(
+    adapter: Adapter, folder: Path, tag: TriggerTag | None = None, dtype: SaveDtype = "fp32"
+) -> None:
+    """Write the adapter's files into a folder that is there already (a checkpoint that holds more than these).
+
+    Raises a UserError, and writes nothing, when the adapter holds NaN or infinity.
+    """
+    import torch
+    from safetensors.torch import save
+
+    from acestep.adapters.base import refuse_unusable
+
+    family = FAMILIES[adapter.kind]
+    own = adapter.tensors()
+    refuse_unusable(own, "The adapter cannot be saved")
+    target = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    # alpha and the like stay fp32: bf16 has but eight binary digits
+    keep = adapter.constants()
+    tensors = {
+        name: tensor.to(device="cpu", dtype=torch.float32 if name in keep else target).contiguous()
+        for name, tensor in own.items()
+    }
+    targets = target_names(adapter.module_names, adapter.transformer)
+    metadata = family.metadata(adapter.spec, targets, adapter.module_names)
+    with disk_errors(folder):
+        (folder / family.weights_file).write_bytes(_in_fixed_order(save(tensors, metadata=metadata)))
+    write_json(folder / family.config_file, family.config(adapter.spec, targets, tag or TriggerTag()))
+
+
+def _in_fixed_order(file: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: the library writes it in an order that changes from run to run.
+
+    The file is the length of its header (8 bytes), the header as JSON, and the data, whose places count from there.
+    """
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of eight
+    return len(text).to_bytes(8, "little") + text + file[8 + length :]
+
+
+def save_adapter(
+    adapter: Adapter, folder: str | Path, tag: TriggerTag | None = None, dtype: SaveDtype = "fp32"
+) -> Path:
+    """Write an adapter folder whole or not at all, in place of an older adapter there; returns its path.
+
+    A folder that holds anything but an adapter's files is left alone, with a UserError.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; an adapter is a folder.", fix="Choose another name.")
+    known = {name for family in FAMILIES.values() for name in (family.weights_file, family.config_file)}
+    foreign = sorted(file.name for file in folder.iterdir() if file.name not in known) if folder.exists() else []
+    if foreign:
+        raise UserError(
+            f"{folder} holds other files ({foreign[0]}), which saving an adapter there would remove.",
+            fix="Choose a new folder.",
+        )
+    with atomic_folder(folder) as temporary:
+        write_adapter_files(adapter, temporary, tag, dtype)
+    return folder
+
+
+def load_adapter(path: str | Path, transformer: nn.Module) -> Adapter:
+    """Attach an adapter from disk to a transformer. Every tensor of the file is used and none is missing.
+
+    Raises a UserError that lists what does not fit; the transformer is then as before.
+    """
+    import torch
+
+    from acestep.adapters.attaching import attach_spec
+    from acestep.adapters.base import refuse_second
+
+    refuse_second(transformer)
+    source = find_adapter(path)
+    modules = FAMILIES[source.kind].modules(source, transformer)
+    if not modules:
+        raise UserError(
+            f"{source.path} has nothing for this model: none of its modules is there.",
+            fix="It was made for another model.",
+        )
+    tensors = read_tensors(source)
+    # The first weights are drawn and then replaced; the draws after loading must not depend on that.
+    with torch.random.fork_rng(devices=[]):
+        adapter = attach_spec(transformer, source.kind, source.spec, modules)
+    try:
+        adapter.load_tensors(tensors, source=str(source.path))
+    except UserError:
+        adapter.detach_from_model()
+        raise
+    return adapter

@@ -1,0 +1,189 @@
+"""LoKr on the transformer's linear layers: LyCORIS' modules, with the factors applied to the activations."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lycoris.logging import logger as lycoris_logger
+from lycoris.modules.lokr import LokrModule
+from torch import Tensor, nn
+
+from acestep.adapters.base import Adapter
+from acestep.adapters.lycoris_format import lycoris_name
+from acestep.adapters.specs import LokrSpec
+from acestep.adapters.targets import assert_wrapped
+from acestep.settings import AdapterSettings
+
+
+class KroneckerModule(LokrModule):
+    """A LyCORIS LoKr module whose linear form never builds kron(w1, w2).
+
+    With x [tokens, in] seen as [tokens, c, d] and the output as [tokens, a, b], where w1 is [a, c] and w2 [b, d],
+    the difference is y[t, i, j] = sum over k, l of w1[i, k] w2[j, l] x[t, k, l]. Either factor can go first; both
+    are large matrix products when the group axis stands in front, and the order with fewer multiplications is taken.
+    """
+
+    def plan(self) -> None:
+        """Choose the cheaper order for this layer's sizes. Multiplications are counted for one token."""
+        self.is_linear = self.module_type == "linear"
+        if not self.is_linear:
+            return
+        w1_shape = self.lokr_w1.shape if self.use_w1 else (self.lokr_w1_a.shape[0], self.lokr_w1_b.shape[1])
+        w2_shape = self.lokr_w2.shape if self.use_w2 else (self.lokr_w2_a.shape[0], self.lokr_w2_b.shape[1])
+        self.out_groups, self.in_groups = w1_shape  # a, c
+        self.out_width, self.in_width = w2_shape  # b, d
+        whole = self.out_width * self.in_width
+        in_two_steps = whole if self.use_w2 else self.lora_dim * (self.out_width + self.in_width)
+        self.w2_in_two_steps = in_two_steps < whole
+        w2 = min(whole, in_two_steps)
+        w1 = self.out_groups * self.in_groups
+        w2_first = self.in_groups * w2 + w1 * self.out_width
+        w1_first = self.out_groups * w2 + w1 * self.in_width
+        self.w1_goes_first = w1_first < w2_first
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.multiplier == 0:
+            return self.org_forward(x, *args, **kwargs)
+        if self.wd or not self.is_linear:
+            return super().forward(x, *args, **kwargs)
+        base = self.org_forward(x)  # [..., a · b]
+        grouped = base.view(-1, self.out_groups, self.out_width)
+        return (grouped + self._difference(x, self.multiplier)).view(base.shape)
+
+    def bypass_forward_diff(self, h: Tensor, scale: float = 1) -> Tensor:
+        if not self.is_linear:
+            return super().bypass_forward_diff(h, scale)
+        return self._difference(h, scale).reshape(*h.shape[:-1], -1)
+
+    def _difference(self, x: Tensor, strength: float) -> Tensor:
+        """x [..., c · d] -> [tokens, a, b], in the type of x (or autocast's)."""
+        # Under autocast the casts of fp32 weights are its own business; without, they follow the activations.
+        w1 = self.lokr_w1 if self.use_w1 else self.lokr_w1_a @ self.lokr_w1_b
+        w1 = (w1 * (self.scale * strength)).to(x.dtype)  # [a, c]; small, so the scale goes in here
+        if self.w1_goes_first:
+            rows = x.reshape(-1, self.in_groups, self.in_width).transpose(0, 1)  # [c, tokens, d]
+            mixed = torch.mm(w1, rows.reshape(self.in_groups, -1))  # [a, tokens · d]
+            y = self._times_w2(mixed.view(-1, self.in_width))  # [a · tokens, b]
+        else:
+            h = self._times_w2(x.reshape(-1, self.in_width))  # [tokens · c, b]
+            rows = h.view(-1, self.in_groups, self.out_width).transpose(0, 1)  # [c, tokens, b]
+            y = torch.mm(w1, rows.reshape(self.in_groups, -1))  # [a, tokens · b]
+        y = y.view(self.out_groups, -1, self.out_width).transpose(0, 1)
+        # the wrapped layer's own mode: this module is no part of the transformer and does not hear its train()
+        return F.dropout(y, self.dropout, self.org_module[0].training) if self.dropout else y
+
+    def _times_w2(self, x: Tensor) -> Tensor:
+        """x [rows, d] -> x w2ᵀ [rows, b]."""
+        if self.use_w2:
+            return F.linear(x, self.lokr_w2.to(x.dtype))
+        if self.w2_in_two_steps:
+            return F.linear(F.linear(x, self.lokr_w2_b.to(x.dtype)), self.lokr_w2_a.to(x.dtype))
+        return F.linear(x, (self.lokr_w2_a @ self.lokr_w2_b).to(x.dtype))
+
+    def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Trainable tensors by their names in a file."""
+        for name in self.weight_list:
+            value = getattr(self, name, None)
+            if isinstance(value, nn.Parameter):
+                yield name, value
+
+    def stores_second_factor_whole(self) -> bool:
+        return self.use_w2 and not self.full_matrix
+
+
+class LokrAdapter(Adapter):
+    """W' = W + scale · kron(w1, w2), where w2, and w1 if wanted, may be products of two thin matrices."""
+
+    kind = "lokr"
+    name = "LoKr"
+    spec: LokrSpec
+
+    def __init__(
+        self, transformer: nn.Module, modules: Sequence[str], spec: LokrSpec, settings: AdapterSettings
+    ) -> None:
+        super().__init__(transformer, modules, spec, settings)
+        layers = dict(transformer.named_modules())
+        with _quiet_lycoris():
+            self._modules = {name: self._module_for(name, layers[name]) for name in self.module_names}
+        # Held outside the transformer, as LyCORIS does: the transformer's own weights stay a plain list.
+        self.holder = nn.ModuleDict({lycoris_name(name): module for name, module in self._modules.items()})
+        for module in self._modules.values():
+            module.apply_to()
+        self._mark_attached()
+        assert_wrapped(self.module_names, (name for name, m in layers.items() if hasattr(m, "_lycoris_wrappers")))
+        self.notes = self._notes()
+
+    def _module_for(self, name: str, layer: nn.Module) -> KroneckerModule:
+        spec = self.spec
+        module = KroneckerModule(
+            lycoris_name(name),
+            layer,
+            lora_dim=spec.linear_dim,
+            alpha=spec.linear_alpha,
+            use_tucker=spec.use_tucker,
+            decompose_both=spec.decompose_both,
+            factor=spec.factor,
+            weight_decompose=spec.weight_decompose,
+            full_matrix=spec.full_matrix,
+            rs_lora=spec.rs_lora,
+            unbalanced_factorization=spec.unbalanced_factorization,
+            # a trained row length needs the whole weight; everything else works on the activations
+            bypass_mode=not spec.weight_decompose,
+        )
+        module.dropout = spec.dropout  # not given above: LyCORIS would print that it ignores it
+        module.plan()
+        weight = layer.weight
+        return module.to(device=weight.device, dtype=torch.float32)  # type: ignore[call-overload]
+
+    def _notes(self) -> tuple[str, ...]:
+        whole = sum(module.stores_second_factor_whole() for module in self._modules.values())
+        if not whole:
+            return ()
+        return (
+            f"LoKr dimension {self.spec.linear_dim} is too large for {whole} of {len(self._modules)} modules at factor"
+            f" {self.spec.factor}: they store their second factor whole, and dimension and alpha have no effect on it."
+            " The factor alone sets the adapter's size there.",
+        )
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, module in self._modules.items():
+            for suffix, parameter in module.weights():
+                yield f"{lycoris_name(name)}.{suffix}", parameter
+
+    def constants(self) -> dict[str, Tensor]:
+        return {f"{lycoris_name(name)}.alpha": module.alpha for name, module in self._modules.items()}
+
+    def _apply_strength(self) -> None:
+        for module in self._modules.values():
+            module.multiplier = self.strength
+
+    def _remove(self) -> None:
+        for module in self._modules.values():
+            module.restore()
+            # LyCORIS leaves the layer's own method as an attribute; without it the layer is as it was
+            del module.org_module[0].forward
+
+    def weight_delta(self, module: str) -> Tensor:
+        lokr = self._modules[module]
+        with torch.no_grad():
+            delta = lokr.get_weight(lokr.shape)
+            if not lokr.wd:
+                return delta
+            base = lokr.org_weight.float()
+            return lokr.apply_weight_decompose(base + delta) - base
+
+
+@contextlib.contextmanager
+def _quiet_lycoris() -> Iterator[None]:
+    """LyCORIS logs one line for every layer that stores a factor whole; `notes` says it once."""
+    level = lycoris_logger.level
+    lycoris_logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        lycoris_logger.setLevel(level)

@@ -1,0 +1,156 @@
+"""LyCORIS' single file with its configuration in the metadata, and a copy of it as JSON beside the file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acestep.adapters.source import AdapterSource, Header, TriggerTag, clean_keys, read_header, text_list
+from acestep.adapters.specs import LokrSpec, whole_number
+from acestep.adapters.targets import ATTENTION_BLOCKS, modules_named, wrappable_modules
+from acestep.core.errors import UserError
+from acestep.core.paths import read_json
+from acestep.model.names import module_to_original
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIG_FILE = "lokr_config.json"
+WEIGHTS_FILE = "lokr_weights.safetensors"
+_PREFIX = "lycoris_"
+_CONFIG_KEY = "lokr_config"
+
+
+def lycoris_name(module: str) -> str:
+    """LyCORIS' name of a module (diffusers path) in a file: its original path, dots made underscores."""
+    return _PREFIX + module_to_original(module).replace(".", "_")
+
+
+def lokr_config(spec: LokrSpec, targets: Sequence[str], tag: TriggerTag) -> dict[str, Any]:
+    """lokr_config.json: what people read, with the trigger word."""
+    return {
+        "adapter_type": "lokr",
+        "algo": "lokr",
+        "linear_dim": spec.linear_dim,
+        "linear_alpha": whole_number(spec.linear_alpha),
+        "factor": spec.factor,
+        "decompose_both": spec.decompose_both,
+        "use_tucker": spec.use_tucker,
+        "dropout": spec.dropout,
+        "target_modules": list(targets),
+    } | tag.to_config()
+
+
+def lokr_metadata(spec: LokrSpec, targets: Sequence[str], modules: Sequence[str]) -> dict[str, str]:
+    """The metadata the official app rebuilds the network from. `modules` are the wrapped ones, diffusers names."""
+    blocks = [kind for kind in ("self", "cross") if any(f".{kind}_attn." in name for name in modules)]
+    config = {
+        "linear_dim": spec.linear_dim,
+        "linear_alpha": whole_number(spec.linear_alpha),
+        "factor": spec.factor,
+        "decompose_both": spec.decompose_both,
+        "use_tucker": spec.use_tucker,
+        "use_scalar": False,  # a learned scalar is multiplied into the first factor when it is stored
+        "weight_decompose": spec.weight_decompose,
+        "target_modules": list(targets),
+        "full_matrix": spec.full_matrix,
+        "bypass_mode": False,
+        "rs_lora": spec.rs_lora,
+        "unbalanced_factorization": spec.unbalanced_factorization,
+        # beyond LyCORIS: what bare names in target_modules stand for
+        "attention_type": "both" if len(blocks) == 2 else "".join(blocks) or None,
+        "target_mlp": any(".mlp." in name for name in modules),
+    }
+    return {"adapter_type": "lokr", "algo": "lokr", "format": "lycoris", _CONFIG_KEY: json.dumps(config)}
+
+
+def read_lokr(weights: Path) -> AdapterSource:
+    """Read a LoKr file, as LyCORIS, the official app or Side-Step writes it."""
+    header = read_header(weights)
+    beside = weights.parent / CONFIG_FILE
+    config_file = beside if beside.is_file() else weights
+    config = read_json(beside, "the adapter's configuration") if beside.is_file() else {}
+    tag = TriggerTag.from_config(config, beside)
+    stated = _from_metadata(header, weights)
+    if not config and stated is None:
+        raise UserError(
+            f'{weights} has no "{_CONFIG_KEY}", neither in its metadata nor in a {CONFIG_FILE} beside it.',
+            fix="Take the adapter's original files.",
+        )
+    algorithm = header.metadata.get("algo", config.get("algo", "lokr"))
+    if algorithm != "lokr":
+        raise UserError(
+            f"{weights} is a {algorithm} adapter; this program reads LoRA, DoRA and LoKr.", fix="Use one of these."
+        )
+    config = {**config, **(stated or {})}  # the metadata is what other programs go by
+    return AdapterSource(
+        kind="lokr",
+        path=weights,
+        weights=weights,
+        spec=LokrSpec.read(config, str(config_file)),
+        targets=text_list(config.get("target_modules"), "target_modules", config_file),
+        tag=tag,
+        header=header,
+        keys=clean_keys(header, weights, lambda key: key.replace("__orig_mod_", "_")),
+        attention=attention if isinstance(attention := config.get("attention_type"), str) else None,
+    )
+
+
+def lokr_modules(source: AdapterSource, transformer: nn.Module) -> list[str]:
+    """The modules (diffusers names) the file must have, or has beyond that, tensors for.
+
+    Trainers that leave LyCORIS' default preset on wrap and store every linear and convolution layer, so modules
+    beyond `target_modules` are normal. Which attention blocks a bare name (q_proj) stands for is not always stated;
+    but whatever is adapted in one layer is adapted in all, unless modules are named one by one.
+    """
+    known = wrappable_modules(transformer)
+    in_file = {name.partition(".")[0] for name in source.keys}
+    found = {name for name in known if lycoris_name(name) in in_file}
+    targets = source.targets or ()
+    if any(_layer_of(target) for target in targets):
+        return [name for name in known if name in found | set(modules_named(targets, transformer))]
+    kinds = {_without_layer(name) for name in found}
+    for target in targets:
+        if "." in target or source.attention is not None:
+            kinds |= {_without_layer(name) for name in modules_named([target], transformer) if _is_meant(name, source)}
+    return [name for name in known if name in found or _without_layer(name) in kinds]
+
+
+def _is_meant(module: str, source: AdapterSource) -> bool:
+    blocks = ATTENTION_BLOCKS.get(source.attention or "both", ())
+    return "_attn." not in module or any(f".{block}." in module for block in blocks)
+
+
+def _layer_of(name: str) -> str:
+    match = re.match(r"layers\.(\d+)\.", name)
+    return match[1] if match else ""
+
+
+def _without_layer(name: str) -> str:
+    return re.sub(r"^layers\.\d+\.", "layers.", name)
+
+
+def holds_lokr_config(header: Header) -> bool:
+    """Whether a safetensors file of any name says that it is a LoKr."""
+    return _CONFIG_KEY in header.metadata
+
+
+def _from_metadata(header: Header, weights: Path) -> dict[str, Any] | None:
+    text = header.metadata.get(_CONFIG_KEY)
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(
+            f'"{_CONFIG_KEY}" in the metadata of {weights} is not valid JSON.', fix="Take the adapter's original files."
+        ) from error
+    if not isinstance(config, dict):
+        raise UserError(
+            f'"{_CONFIG_KEY}" in the metadata of {weights} must be a JSON object.',
+            fix="Take the adapter's original files.",
+        )
+    return config

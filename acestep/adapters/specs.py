@@ -1,0 +1,162 @@
+"""What defines the tensors of an adapter beside its modules, in each family's own terms, as its files state it.
+
+A spec is made from the settings of a run, or read from a file that any trainer wrote. It holds more than the
+settings offer, so that such a file plays as it was meant and can be written again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import abstractmethod
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from acestep.core.errors import UserError
+from acestep.settings import AdapterSettings
+from acestep.settings.base import explain
+
+Rank = Annotated[int, Field(ge=1, le=100_000)]
+Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+_PLAIN_NAME = re.compile(r"\^?[\w.]+")
+
+
+class Spec(BaseModel):
+    """Values of an adapter file: types are checked strictly, fields that do not matter here are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    @classmethod
+    def read(cls, values: dict[str, Any], source: str) -> Self:
+        """The spec in a file's values, where null means the default; a UserError names `source` and the wrong field."""
+        try:
+            return cls.model_validate({key: value for key, value in values.items() if value is not None})
+        except ValidationError as error:
+            sentences = " ".join(explain(cls, error))  # type: ignore[arg-type]  # reads the fields' names only
+            raise UserError(f"{source}: {sentences}", fix="Take the adapter's original files.") from error
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: AdapterSettings) -> Self:
+        """The spec of a new adapter."""
+
+    @abstractmethod
+    def to_settings(self) -> dict[str, Any]:
+        """The values of AdapterSettings nearest to this spec."""
+
+
+class LoraSpec(Spec):
+    """LoRA and DoRA, in the words of PEFT's adapter_config.json. Pattern keys are module names or their ends."""
+
+    r: Rank
+    lora_alpha: Alpha
+    lora_dropout: Share = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
+    rank_pattern: dict[str, Rank] = {}
+    alpha_pattern: dict[str, Alpha] = {}
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _names_only(cls, pattern: dict[str, Any]) -> dict[str, Any]:
+        # PEFT reads these keys as regular expressions; trainers write plain module names, and a crafted
+        # expression could keep a reader busy for ever.
+        for key in pattern:
+            if not _PLAIN_NAME.fullmatch(key):
+                raise ValueError(f'pattern "{key}" is not a plain module name')
+        return pattern
+
+    @classmethod
+    def from_settings(cls, settings: AdapterSettings) -> Self:
+        return cls(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            use_rslora=settings.rslora,
+            use_dora=settings.dora,
+        )
+
+    def to_settings(self) -> dict[str, Any]:
+        return {
+            "adapter": "lora",
+            "rank": self.r,
+            "alpha": self.lora_alpha,
+            "dropout": self.lora_dropout,
+            "rslora": self.use_rslora,
+            "dora": self.use_dora,
+        }
+
+    def rank_of(self, module: str) -> int:
+        """Rank of a module, by its original name."""
+        return self.rank_pattern.get(_pattern_for(self.rank_pattern, module), self.r)
+
+    def alpha_of(self, module: str) -> float:
+        """Alpha of a module, by its original name."""
+        return self.alpha_pattern.get(_pattern_for(self.alpha_pattern, module), self.lora_alpha)
+
+    def scale_of(self, module: str) -> float:
+        """What B @ A is multiplied with: alpha / rank, or alpha / sqrt(rank) for rsLoRA (Kalajdzievski 2023)."""
+        rank = self.rank_of(module)
+        return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+class LokrSpec(Spec):
+    """LoKr, in the words of the `lokr_config` that the official app reads."""
+
+    linear_dim: Rank
+    linear_alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    factor: Annotated[int, Field(ge=-1)] = -1
+    decompose_both: bool = False
+    use_tucker: bool = False
+    use_scalar: bool = False
+    weight_decompose: bool = False
+    full_matrix: bool = False
+    rs_lora: bool = False
+    unbalanced_factorization: bool = False
+    dropout: Share = 0.0
+
+    @field_validator("factor")
+    @classmethod
+    def _not_zero(cls, factor: int) -> int:
+        if factor == 0:
+            raise ValueError("must be -1 or at least 1")
+        return factor
+
+    @classmethod
+    def from_settings(cls, settings: AdapterSettings) -> Self:
+        return cls(
+            linear_dim=settings.lokr_dim,
+            linear_alpha=settings.lokr_alpha,
+            factor=settings.lokr_factor,
+            decompose_both=settings.lokr_decompose_both,
+            use_tucker=settings.lokr_tucker,
+            dropout=settings.lokr_dropout,
+        )
+
+    def to_settings(self) -> dict[str, Any]:
+        return {
+            "adapter": "lokr",
+            "lokr_dim": self.linear_dim,
+            "lokr_alpha": self.linear_alpha,
+            "lokr_factor": self.factor,
+            "lokr_decompose_both": self.decompose_both,
+            "lokr_tucker": self.use_tucker,
+            "lokr_dropout": self.dropout,
+        }
+
+
+def _pattern_for(patterns: dict[str, Any], module: str) -> str:
+    """The first key that names `module`: its end at a dot, or the whole of it after a caret."""
+    for key in patterns:
+        name = key.removeprefix("^")
+        if module == name or (not key.startswith("^") and module.endswith(f".{name}")):
+            return key
+    return ""
+
+
+def whole_number(value: float) -> int | float:
+    """64 for 64.0: other programs expect to find an integer where one will do."""
+    return int(value) if value == int(value) else value
