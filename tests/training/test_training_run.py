@@ -73,7 +73,7 @@ def test_a_run_learns_and_leaves_everything_behind(
     assert [path.name for path in list_checkpoints(outcome.run.checkpoints)] == ["step_000030", "step_000040"]
     assert list((outcome.run.path / "tensorboard").glob("events.out.tfevents.*"))
     info = read_adapter_info(outcome.adapter)
-    assert (info.tag.word, info.tag.position) == ("handstyle", "prepend")
+    assert (info.trigger.word, info.trigger.position) == ("handstyle", "prepend")
     note = json.loads((outcome.adapter / "training.json").read_text())
     assert note["step"] == summary.best_step and note["reason"]
     record = json.loads((outcome.run.path / "run.json").read_text())
