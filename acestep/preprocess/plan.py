@@ -152,12 +152,12 @@ def draw_seed(seed: int, song_id: str) -> int:
 def song_prompts(song: Song, tag: str, duration_s: float) -> SongPrompts:
     """The prompts of a song of which `duration_s` seconds are encoded; equal texts are kept once.
 
-    A song without genre uses its caption where the genre is asked for.
+    A song without genre uses its caption where the genre is asked for, and the other way round.
     """
     texts: list[str] = []
     variants: dict[str, int] = {}
     for source in SOURCES:
-        words = song.genre if source == "genre" and song.genre.strip() else song.caption
+        words = song.words(source)
         for place in TAG_PLACES:
             text = text_prompt(song.labels(with_tag(words, tag, place), duration_s))
             if text not in texts:

@@ -82,7 +82,7 @@ def preprocess(
             fix="Give the songs captions, for example a <song>.caption.txt beside each file.",
         )
     if missing := len(dataset.songs) - len(labelled):
-        job.warn(f"{missing} of {len(dataset.songs)} songs have no caption and are left out.")
+        job.warn(f"{missing} of {len(dataset.songs)} songs have neither caption nor genre and are left out.")
     started = time.perf_counter()
     folder = output_folder(out, "the tensor folder")
     _prepare(folder)

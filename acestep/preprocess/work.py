@@ -105,9 +105,8 @@ class Work:
         """Latents for the songs that lack them, the next one being decoded meanwhile; then the text part."""
         without_latents = {planned.latents_key: planned for planned in reversed(songs) if planned.frames is None}
         order = [planned for planned in songs if without_latents.get(planned.latents_key) is planned]
-        ahead = ReadAhead(
-            [planned.song.path for planned in order], self.settings.max_duration_s, self.settings.normalize
-        )
+        audio = [planned.song for planned in order]
+        ahead = ReadAhead(audio, self.settings.max_duration_s, self.settings.normalize)
         with self.job.stage(name, len(songs), "songs") as stage, ahead:
             for planned in songs:
                 self.job.check_stop()
@@ -129,7 +128,7 @@ class Work:
         waiting = time.perf_counter()
         seed = draw_seed(self.settings.seed, planned.song.id)
         try:
-            ready = ahead.take(planned.song.path)
+            ready = ahead.take(planned.song)
             self._add_seconds("wait for audio", time.perf_counter() - waiting)
             latents = encoders.latents(ready.samples, self.settings.latents, seed)
         except UserError as error:

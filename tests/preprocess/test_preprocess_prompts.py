@@ -10,7 +10,6 @@ import torch
 from acestep.model.checkpoints import Checkpoint
 from acestep.preprocess.store import TensorStore
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
