@@ -2,7 +2,7 @@
 
 Stored tensors remember which model made them by these. Files of several gigabytes are not read whole: each tensor
 counts with its name, type and shape and with samples of its bytes from beginning, middle and end, which no training
-leaves as they were. How tensors are spread over files does not count, nor which layout they are in.
+leaves as they were. How tensors are spread over files does not count, nor, for transformer and VAE, the layout.
 """
 
 from __future__ import annotations
