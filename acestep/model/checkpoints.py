@@ -247,7 +247,7 @@ def _by_name(text: str, search: list[Path]) -> Checkpoint:
     if wanted is not None:
         where = f"{wanted.subfolder} of {wanted.repo}" if wanted.subfolder else wanted.repo
         size = f"{wanted.size_bytes / 1e9:.1f} GB"
-        fix = f"Get {where} from huggingface.co ({size}) as {search[0] if search else DEFAULT_FOLDER}/{wanted.folder}."
+        fix = f"`acestep download {wanted.name}` fetches it: {where} on huggingface.co, {size}."
         raise UserError(f'The model "{text}" is not on this machine.', fix=f"{fix} {_available(search)}")
     near = did_you_mean(text, [*models, *VARIANTS])
     raise UserError(f'There is no model "{text}".{near}', fix=_available(search))
@@ -259,7 +259,4 @@ def _available(search: list[Path]) -> str:
     names = ", ".join(path.name for path in _model_folders(search))
     if names:
         return f"In {places}: {names}."
-    return (
-        f"{places} holds no model; `acestep doctor` tells what belongs there, and published ones are "
-        f"{', '.join(VARIANTS)}."
-    )
+    return f"{places} holds no model; `acestep download` fetches one of: {', '.join(VARIANTS)}."

@@ -300,10 +300,10 @@ def _check_relations(config: DitConfig) -> None:
         raise _refusal(source, "timbre_hidden_dim", values["timbre_hidden_dim"], why)
     if values["head_dim"] % 2:
         raise _refusal(source, "head_dim", values["head_dim"], "rotary positions need an even number")
-    sizes = config.condition_encoder_kwargs()
-    for heads, groups in (
-        (values["num_attention_heads"], values["num_key_value_heads"]),
-        (sizes["num_attention_heads"], sizes["num_key_value_heads"]),
-    ):
+    for prefix in ("", "encoder_"):
+        name = f"{prefix}num_key_value_heads"
+        heads = values.get(f"{prefix}num_attention_heads") or values["num_attention_heads"]
+        groups = values.get(name) or values["num_key_value_heads"]
         if heads % groups:
-            raise _refusal(source, "num_key_value_heads", groups, f"it must divide the {heads} attention heads")
+            given = name if values.get(name) is not None else "num_key_value_heads"
+            raise _refusal(source, given, groups, f"it must divide the {heads} attention heads")
