@@ -8,6 +8,7 @@ from diffusers import AceStepTransformer1DModel
 from torch import nn
 
 from acestep.adapters import attach, attached_adapter
+from acestep.adapters.targets import find_targets
 from acestep.core.errors import UserError
 from acestep.settings import AdapterSettings
 
@@ -278,3 +279,27 @@ def test_the_first_weights_follow_the_seed(make_transformer, kind):
         adapter = attach(transformer, AdapterSettings(adapter=kind, rank=4))
         drawn.append(torch.cat([parameter.detach().flatten() for parameter in adapter.parameters()]))
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "count"),
+    [
+        ({}, {}, 192),
+        ({}, {"train_mlp": True}, 264),
+        ({}, {"attention": "self"}, 96),
+        ({"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 32, "num_attention_heads": 32}, {}, 256),
+    ],
+)
+def test_published_sizes_have_the_published_number_of_modules(sizes, options, count):
+    with torch.device("meta"):
+        transformer = AceStepTransformer1DModel(**sizes)
+    assert len(find_targets(transformer, AdapterSettings(**options))) == count
+
+
+def test_lokr_of_the_2b_model_has_the_published_number_of_weights():
+    """Dimension 64 and factor -1 store every factor whole: about 1.4 million weights with the MLP (24 layers)."""
+    with torch.device("meta"):
+        transformer = AceStepTransformer1DModel(num_hidden_layers=1)
+    adapter = attach(transformer, AdapterSettings(adapter="lokr", lokr_factor=-1, train_mlp=True))
+    assert 1.3e6 < 24 * sum(parameter.numel() for parameter in adapter.parameters()) < 1.5e6
+    assert "11 of 11 modules" in adapter.notes[0]
