@@ -72,7 +72,7 @@ def _raw_class(options: type[Settings], base: dict[str, Any]) -> type:
         marks = [tyro.conf.arg(help=_help(item), name="json" if item.name == "as_json" else None)]
         if item.group == POSITIONAL:
             marks.append(tyro.conf.Positional)
-        annotation = Annotated[(item.annotation, *marks)]  # type: ignore[valid-type]
+        annotation = Annotated[(item.annotation, *marks)]  # type: ignore[valid-type, name-defined]
         default = base.get(item.name, item.default)
         if default is PydanticUndefined:
             fields.append((item.name, annotation, field()))

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.cli.arguments import POSITIONAL, CommandOptions
+from acestep.cli.terminal import confirm
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job, heavy_job
-from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, knob
+from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, fields_of, knob
 
 if TYPE_CHECKING:
     from acestep.model.checkpoints import Checkpoint
@@ -67,28 +68,29 @@ class DatasetOptions(DatasetSettings, CommandOptions):
 def dataset(options: DatasetOptions, job: Job) -> Output:
     """Scan a folder, report every problem, save the dataset file."""
     from acestep.dataset.dataset import summary
-    from acestep.dataset.scan import scan_folder
     from acestep.dataset.store import load_dataset, save_dataset
 
-    settings = _plain(DatasetSettings, options)
-    if options.folder.expanduser().is_dir():
-        found = scan_folder(options.folder, settings, job)
-    else:
-        found = load_dataset(options.folder, job=job)
-    facts = summary(found)
-    lines = [*facts.lines(), *_problem_lines(found.problems)]
-    if options.save:
-        save_dataset(found, options.save)
-        lines.append(f"Saved to {options.save}.")
-    failed = any(problem.severity == "error" for problem in found.problems)
+    found = load_dataset(options.folder, job=job)
+    given = {item.name: getattr(options, item.name) for item in fields_of(DatasetSettings)}
+    changed = {item.name: given[item.name] for item in fields_of(DatasetSettings) if given[item.name] != item.default}
+    found.settings = found.settings.changed(**changed)
     if not found.songs:
         raise UserError(
             f"No usable song was found in {options.folder}.",
             fix="Put audio files there, or choose another folder.",
             detail="\n".join(_problem_lines(found.problems)),
         )
+    facts = summary(found)
+    lines = [
+        f"{facts.songs} songs, {facts.duration_s / 60:.1f} min: {facts.labeled} labelled, "
+        f"{facts.instrumental} instrumental, {facts.with_lyrics} with lyrics.",
+        *_problem_lines(found.problems),
+    ]
+    if options.save:
+        save_dataset(found, options.save)
+        lines.append(f"Saved to {options.save}.")
     data = {**facts.to_dict(), "problems": [problem.to_dict() for problem in found.problems]}
-    return Output(data, lines, EXIT_PARTLY if failed else 0)
+    return Output(data, lines, EXIT_PARTLY if facts.errors else 0)
 
 
 # preprocess -------------------------------------------------------------------------------------------------------
@@ -290,10 +292,15 @@ class DownloadOptions(CommandOptions):
 
 
 def download(options: DownloadOptions, job: Job) -> Output:
-    """Fetch a model from the Hugging Face Hub; shows the size first, resumes where it was cut off."""
-    from acestep.cli.download import download_after_asking
+    """Fetch a model from the Hugging Face Hub; shows the size first, goes on where it was cut off."""
+    from acestep.model.download import fetch, plan_download
 
-    return download_after_asking(options.variant, options.folder, options.yes, job)
+    plan = plan_download(options.variant, options.folder)
+    job.say(plan.summary())
+    if plan.remaining_bytes and not options.yes and not confirm("Download?"):
+        raise UserError("Nothing was downloaded.", fix="Run it again with --yes to go ahead without a question.")
+    folder = fetch(plan, job)
+    return Output({"model": str(folder)}, [f"The model is in {folder}."])
 
 
 # demo -------------------------------------------------------------------------------------------------------------
