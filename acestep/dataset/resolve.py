@@ -1,0 +1,111 @@
+"""Which source decides each label of a song when several speak, and what to tell the user about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from acestep.core.errors import Problem
+from acestep.dataset.labels import Labels, same_value
+from acestep.dataset.sidecars import Kind
+from acestep.dataset.song import DEFAULT, EDITED, NOT_SAID, Song
+from acestep.model.facts import INSTRUMENTAL, UNKNOWN_LANGUAGE
+
+Source = Literal["edit", "csv", "saved"] | Kind
+"""Besides the sidecars: what the user typed into a dataset file, CSV rows, and what a dataset file remembers of
+an earlier scan or of analysis."""
+
+PRECEDENCE: dict[str, tuple[Source, ...]] = {
+    **dict.fromkeys(NOT_SAID, ("edit", "csv", "json", "txt", "saved")),
+    "caption": ("edit", "csv", "json", "caption_txt", "prompt_txt", "txt", "saved"),
+    "lyrics": ("edit", "lyrics_txt", "underscore_lyrics", "csv", "json", "lrc", "txt", "saved"),
+}
+"""The sources of each label, the deciding one first."""
+
+
+@dataclass
+class Evidence:
+    """Everything found about one song.
+
+    `typed` are the labels the user set in this program, emptied ones among them: no file speaks against those.
+    `remembered` tells where the values of the source "saved" once came from.
+    """
+
+    found: dict[Source, Labels] = field(default_factory=dict)
+    typed: frozenset[str] = frozenset()
+    remembered: dict[str, str] = field(default_factory=dict)
+
+
+def apply_evidence(song: Song, evidence: Evidence) -> list[Problem]:
+    """Set the labels of `song` from the evidence and return what is worth telling, all of it warnings."""
+    words = [f"{labels.source}: {warning}" for labels in evidence.found.values() for warning in labels.warnings]
+    disagreements = []
+    for name, order in PRECEDENCE.items():
+        decided_by = _decide(song, name, order, evidence)
+        if decided_by and name in song.overruled and name not in evidence.typed:
+            others = song.overruled[name]
+            say = "says" if len(others) == 1 else "say"
+            disagreements.append(f"{name} is taken from {decided_by}; {' and '.join(others)} {say} otherwise")
+    for source in PRECEDENCE["lyrics"]:
+        labels = evidence.found.get(source)
+        if labels is not None and not song.timed_lyrics:
+            song.timed_lyrics = labels.timed_lyrics
+    if disagreements:
+        words.append(f"{'. '.join(disagreements)}.")
+    words += _settle_voice(song)
+    return [Problem(song.relative, word, "warning") for word in words]
+
+
+def _decide(song: Song, name: str, order: tuple[Source, ...], evidence: Evidence) -> str:
+    """Give `song` the value of the first source that speaks about `name` and note those that disagree.
+
+    Returns the file name of the source, empty when there is none or the user decided.
+    """
+    if name in evidence.typed:
+        song.sources[name] = EDITED
+    winner: Any = None
+    decided_by = ""
+    for source in order:
+        labels = evidence.found.get(source)
+        if labels is None or name not in labels.values:
+            continue
+        value = labels.values[name]
+        if winner is None:
+            if name in evidence.typed and source != "edit":
+                return ""  # the user emptied it
+            winner, decided_by = value, labels.source
+            setattr(song, name, value)
+            song.sources[name] = {"edit": EDITED, "saved": evidence.remembered.get(name, decided_by)}.get(
+                source, decided_by
+            )
+        elif source != "saved" and not same_value(name, winner, value):
+            others = song.overruled.setdefault(name, [])
+            if labels.source not in others:
+                others.append(labels.source)
+    return decided_by
+
+
+def _settle_voice(song: Song) -> list[str]:
+    """Make lyrics, language and the instrumental mark agree; returns sentences where they did not.
+
+    Words outrank the mark. Without words the mark decides, then a language (somebody sings), else there is no voice.
+    """
+    told = song.sources.get("is_instrumental")
+    from_lyrics = song.sources.get("lyrics", DEFAULT)
+    sentences = []
+    if song.lyrics:
+        without_voice = song.lyrics == INSTRUMENTAL
+        if told not in (None, DEFAULT) and song.is_instrumental != without_voice:
+            said, found = ("there is a voice", INSTRUMENTAL) if without_voice else ("there is no voice", "words")
+            sentences.append(f"{told} says {said}, but the lyrics in {from_lyrics} are {found}; the lyrics decide.")
+        song.is_instrumental = without_voice
+        song.sources["is_instrumental"] = from_lyrics
+    elif told is None:
+        song.is_instrumental = song.language == UNKNOWN_LANGUAGE
+        song.sources["is_instrumental"] = DEFAULT if song.is_instrumental else song.sources["language"]
+    if song.is_instrumental and not song.lyrics:
+        song.lyrics = INSTRUMENTAL
+        song.sources["lyrics"] = song.sources["is_instrumental"]
+    if not song.lyrics:
+        sentences.append(f"It has a voice but no lyrics, so prompts will say {INSTRUMENTAL}; add its lyrics.")
+    return sentences

@@ -1,0 +1,184 @@
+"""Datasets in files: saving one, and loading one from a file or a folder of songs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from acestep.core.errors import Problem, UserError
+from acestep.core.jobs import Job
+from acestep.core.paths import write_json
+from acestep.dataset.dataset import Dataset, label_problems
+from acestep.dataset.fingerprints import Fingerprints
+from acestep.dataset.resolve import apply_evidence
+from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, read_saved, value_mark
+from acestep.dataset.scan import identify, scan_folder
+from acestep.dataset.song import EDITED, NOT_SAID, Song
+from acestep.settings.dataset import DatasetSettings
+
+
+def load_dataset(
+    path: str | Path,
+    settings: DatasetSettings | None = None,
+    job: Job | None = None,
+    cache: Fingerprints | None = None,
+) -> Dataset:
+    """The dataset in a dataset file, or of a folder of songs.
+
+    A file gives the labels as they were saved; sidecars are not looked at. `settings` replace those of the file.
+    Raises UserError when the path holds no dataset, Stopped when `job` is asked to stop.
+    """
+    resolved = Path(path).expanduser()
+    if resolved.is_file():
+        return _restore(read_saved(resolved), settings, job or Job(), cache or Fingerprints())
+    return scan_folder(path, settings, job, cache)
+
+
+def _restore(saved: Saved, settings: DatasetSettings | None, job: Job, cache: Fingerprints) -> Dataset:
+    assert saved.file is not None and saved.settings is not None
+    files = [song.audio for song in saved.songs if song.audio is not None]
+    dataset = Dataset(_root_of(saved, files), settings or saved.settings, extra=dict(saved.extra))
+    dataset.problems += saved.problems
+    by_id: dict[str, Song] = {}
+    missing: list[dict[str, Any]] = []
+    try:
+        with job.stage("read songs", total=len(saved.songs), unit="songs") as stage:
+            for sample in saved.songs:
+                job.check_stop()
+                song = _song(sample, dataset, cache)
+                if song is None:
+                    missing.append(sample.kept(saved.file.parent))
+                elif song.id in by_id:
+                    message = f"It is the same recording as {by_id[song.id].relative}, so only that one is used."
+                    dataset.problems.append(Problem(sample.where, message, "warning"))
+                else:
+                    by_id[song.id] = song
+                    dataset.songs.append(song)
+                    dataset.problems += apply_evidence(song, sample.evidence(restoring=True))
+                stage.advance(note=sample.where)
+    finally:
+        cache.save()
+    if missing:
+        dataset.extra[MISSING] = missing
+    if not saved.songs:
+        dataset.problems.append(Problem(saved.file.name, "It holds no songs; scan a folder of songs."))
+    dataset.problems += label_problems(dataset.songs, saved.file.name)
+    return dataset
+
+
+def _song(sample: SavedSong, dataset: Dataset, cache: Fingerprints) -> Song | None:
+    """The song of a sample with measured id and length, without labels; None (and a problem) without its audio."""
+    if sample.audio is None:
+        dataset.problems.append(Problem(sample.where, sample.problem))
+        return None
+    found = identify(sample.audio, cache)
+    if isinstance(found, str):
+        dataset.problems.append(Problem(sample.where, found))
+        return None
+    relative = sample.audio.name
+    if sample.audio.is_relative_to(dataset.root):
+        relative = sample.audio.relative_to(dataset.root).as_posix()
+    if sample.content_id not in (None, found.id):
+        message = "Its audio has changed since the dataset was saved; check that the labels still fit."
+        dataset.problems.append(Problem(relative, message, "warning"))
+    return Song(found.id, sample.audio, relative, found.duration_s, extra=dict(sample.extra))
+
+
+def _root_of(saved: Saved, files: list[Path]) -> Path:
+    """The folder songs are named from: the saved one, else the nearest that holds them all."""
+    assert saved.file is not None
+    for root in (saved.root, saved.file.parent):
+        if root is not None and all(file.is_relative_to(root) for file in files):
+            return root
+    try:
+        return Path(os.path.commonpath([file.parent for file in files]))
+    except ValueError:  # on several drives
+        return saved.file.parent
+
+
+def save_dataset(dataset: Dataset, path: str | Path, clock: Callable[[], float] = time.time) -> Path:
+    """Write a dataset file and return its path. Songs below its folder are named relative to it.
+
+    An existing file is replaced only if it is a dataset file; anything else there is a UserError.
+    """
+    path = Path(path).expanduser().absolute()
+    if path.suffix.lower() != ".json":
+        raise UserError(f"The dataset file {path} must end in .json.", fix="Choose such a name.")
+    if path.exists():
+        try:
+            read_saved(path)
+        except UserError as error:
+            raise UserError(
+                f"{path} is not replaced, because it is not a dataset file that can be read.",
+                fix="Choose another name or remove it first.",
+                detail=str(error),
+            ) from error
+    folder = path.parent.resolve()
+    extra = {key: value for key, value in dataset.extra.items() if key not in ("metadata", MISSING)}
+    samples = [_sample(dataset, song, folder) for song in dataset.songs]
+    missing = [_named_again(sample, folder) for sample in dataset.extra.get(MISSING, [])]
+    content = {
+        **extra,
+        "schema_version": SCHEMA_VERSION,
+        "metadata": _metadata(dataset, folder, len(samples), clock),
+        "samples": [*samples, *missing],
+    }
+    write_json(path, content)
+    return path
+
+
+def _metadata(dataset: Dataset, folder: Path, songs: int, clock: Callable[[], float]) -> dict[str, Any]:
+    created_at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(clock()))
+    metadata: dict[str, Any] = {
+        "name": dataset.settings.name,
+        "custom_tag": dataset.settings.trigger_word,
+        "tag_position": dataset.settings.tag_position,
+        "created_at": created_at,
+        "num_samples": songs,
+        "all_instrumental": all(song.is_instrumental for song in dataset.songs),
+        "genre_ratio": dataset.settings.genre_ratio,
+    }
+    if dataset.root != folder:
+        metadata["root"] = _named(dataset.root, folder)
+    return {**metadata, **dataset.extra.get("metadata", {})}
+
+
+def _named(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _sample(dataset: Dataset, song: Song, folder: Path) -> dict[str, Any]:
+    """One song as other ACE-Step trainers read it, with its origin notes and the keys they do not know."""
+    cleared = song.sources.get("custom_tag") == EDITED and not song.custom_tag
+    sample: dict[str, Any] = {
+        "id": song.id,
+        "audio_path": _named(song.path, folder),
+        "filename": song.path.name,
+        **{name: getattr(song, name) for name in NOT_SAID},
+        "custom_tag": "" if cleared else dataset.tag_of(song),  # others look for the dataset's tag here too
+        "duration": int(song.duration_s),
+        "duration_s": song.duration_s,
+        "labeled": song.labeled,
+    }
+    if song.timed_lyrics:
+        sample["timed_lyrics"] = song.timed_lyrics
+    notes: dict[str, Any] = {}
+    for name in NOT_SAID:
+        origin = song.sources.get(name)
+        if origin == EDITED:
+            notes[name] = EDITED
+        elif origin is not None:
+            notes[name] = {"from": origin, "hash": value_mark(getattr(song, name))}
+    sample["sources"] = notes
+    return {**sample, **{key: value for key, value in song.extra.items() if key not in sample}}
+
+
+def _named_again(missing: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A sample without its audio, whose path was made absolute, named as `_sample` names songs."""
+    named = missing.get("audio_path")
+    if not isinstance(named, str) or not Path(named).is_absolute():
+        return missing
+    return {**missing, "audio_path": _named(Path(named), folder)}
