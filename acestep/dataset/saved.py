@@ -249,32 +249,34 @@ def _sort_by_origin(song: SavedSong, labels: Labels, notes: Any, settings: Datas
     notes = notes if isinstance(notes, dict) else {}
     song.typed = frozenset(name for name in NOT_SAID if notes.get(name) == EDITED)
     for name, value in labels.values.items():
-        note = notes.get(name)
-        if isinstance(note, dict) and isinstance(note.get("from"), str) and note.get("hash") == value_mark(value):
-            origin = note["from"]
-        elif note == EDITED or not _is_default(name, value, settings):
+        origin = _noted_origin(notes.get(name), value)
+        if origin is None and (name in song.typed or not _is_default(name, value, settings)):
             song.edits.values[name] = value
-            continue
-        else:
-            origin = DEFAULT
-        if name == "custom_tag" and origin == DEFAULT:
-            continue  # the dataset's trigger word, which other trainers copy to every sample
-        song.remembered.values[name] = value
-        song.origins[name] = origin
+        elif origin is not None or name in ("lyrics", "is_instrumental"):  # other defaults need no remembering
+            song.remembered.values[name] = value
+            song.origins[name] = origin or DEFAULT
+
+
+def origin_note(origin: str, value: Any) -> str:
+    """How a dataset file notes where a value came from: the file name and a short hash of the value."""
+    return f"{origin} #{value_hash(value)[:8]}"
+
+
+def _noted_origin(note: Any, value: Any) -> str | None:
+    """The origin in a note, or None when there is no note or the value was changed by hand since."""
+    if not isinstance(note, str):
+        return None
+    origin = note.rpartition(" #")[0]
+    return origin if origin and note == origin_note(origin, value) else None
 
 
 def _is_default(name: str, value: Any, settings: DatasetSettings | None) -> bool:
-    """Is this what trainers write where nobody said anything?"""
+    """Is this what trainers write where nobody said anything? They copy the dataset's trigger word to every sample."""
     if name == "lyrics":
         return bool(value == INSTRUMENTAL)
     if name == "custom_tag":
         return settings is not None and value == settings.trigger_word
     return bool(value == NOT_SAID[name])
-
-
-def value_mark(value: Any) -> str:
-    """A short hash that shows whether a noted value was changed by hand."""
-    return value_hash(value)[:8]
 
 
 def locate_audio(named: Any, key: str, folder: Path) -> Path | str:

@@ -43,7 +43,8 @@ class Song:
     `id` is 16 hex digits of the hash of the file's bytes, `relative` the path below the dataset's root (posix).
     `lyrics` have no time stamps, are [Instrumental] where there is no voice, and empty where there is one but no
     words are known. `timed_lyrics` is the original LRC text; its wording may differ from `lyrics` when those came
-    from another file. `sources` names the file each label came from, `overruled` the files that said otherwise.
+    from another file. `sources` names the file each label came from, `overruled` the files
+    that said otherwise in this scan.
     `extra` holds keys of the dataset file that this program does not know.
     """
 

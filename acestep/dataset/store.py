@@ -14,7 +14,7 @@ from acestep.core.paths import write_json
 from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprints
 from acestep.dataset.resolve import apply_evidence
-from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, read_saved, value_mark
+from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, origin_note, read_saved
 from acestep.dataset.scan import identify, scan_folder
 from acestep.dataset.song import EDITED, NOT_SAID, Song
 from acestep.settings.dataset import DatasetSettings
@@ -171,7 +171,7 @@ def _sample(dataset: Dataset, song: Song, folder: Path) -> dict[str, Any]:
         if origin == EDITED:
             notes[name] = EDITED
         elif origin is not None:
-            notes[name] = {"from": origin, "hash": value_mark(getattr(song, name))}
+            notes[name] = origin_note(origin, getattr(song, name))
     sample["sources"] = notes
     return {**sample, **{key: value for key, value in song.extra.items() if key not in sample}}
 
