@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -77,12 +78,11 @@ def _of_folder(folder: Path) -> AdapterSource:
         )
     if is_lokr:
         return read_lokr(folder / _LOKR.weights_file)
-    if is_lora and not _refuse_pickle(folder):
-        existing_file(folder / _LORA.weights_file, "the adapter's weights file")
-        return read_lora(folder)
+    _refuse_pickle(folder)
+    if is_lora:
+        return _lora_folder(folder)
     if (folder / "adapter").is_dir():
         return _of_folder(folder / "adapter")
-    _refuse_pickle(folder)
     for name, kind in _OTHER_KINDS.items():
         if (folder / name).is_file():
             raise UserError(
@@ -104,13 +104,16 @@ def _of_folder(folder: Path) -> AdapterSource:
     )
 
 
-def _refuse_pickle(folder: Path) -> bool:
-    """Raise for weights that only unpickling could read; False when there are safetensors as well, or no weights."""
-    if not any(folder.glob("*.safetensors")):
-        for name in _PICKLES:
-            if (folder / name).is_file():
-                raise _pickle_error(folder / name)
-    return False
+def _lora_folder(folder: Path) -> AdapterSource:
+    existing_file(folder / _LORA.weights_file, "the adapter's weights file")
+    return read_lora(folder)
+
+
+def _refuse_pickle(folder: Path) -> None:
+    """Raise for a folder whose weights only unpickling could read."""
+    pickles = [folder / name for name in _PICKLES if (folder / name).is_file()]
+    if pickles and not (folder / _LORA.weights_file).is_file():
+        raise _pickle_error(pickles[0])
 
 
 def _pickle_error(file: Path) -> UserError:
@@ -122,7 +125,7 @@ def _pickle_error(file: Path) -> UserError:
 
 def _of_file(file: Path) -> AdapterSource:
     if file.name in (_LORA.config_file, _LORA.weights_file):
-        return _of_folder(file.parent) if not (file.parent / _LOKR.weights_file).is_file() else read_lora(file.parent)
+        return _lora_folder(file.parent)
     if file.name == _LOKR.config_file:
         file = existing_file(file.with_name(_LOKR.weights_file), "the adapter's weights file")
     if file.suffix in (".bin", ".pt", ".pth", ".ckpt"):
@@ -149,17 +152,10 @@ def read_adapter_info(path: str | Path) -> AdapterInfo:
         trigger=source.tag,
         target_modules=source.targets or (),
         tensors=len(source.keys),
-        parameters=sum(_count(shape) for shape in source.shapes.values()),
+        parameters=sum(math.prod(shape) for shape in source.shapes.values() if shape),  # scalars are constants
         dtype=", ".join(dtypes),
         size_bytes=source.weights.stat().st_size,
     )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 def read_adapter_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -52,8 +52,8 @@ class KroneckerModule(LokrModule):
         if self.wd or not self.is_linear:
             return super().forward(x, *args, **kwargs)
         base = self.org_forward(x)  # [..., a · b]
-        grouped = base.view(-1, self.out_groups, self.out_width)
-        return (grouped + self._difference(x, self.multiplier)).view(base.shape)
+        grouped = base.reshape(-1, self.out_groups, self.out_width)
+        return (grouped + self._difference(x, self.multiplier)).reshape(base.shape)
 
     def bypass_forward_diff(self, h: Tensor, scale: float = 1) -> Tensor:
         if not self.is_linear:
