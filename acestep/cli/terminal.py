@@ -71,7 +71,9 @@ class TerminalListener:
 
     def _plain(self, kind: Kind, stage: Stage) -> None:
         now = time.monotonic()
-        if kind == "end":
+        if kind == "start":
+            self._last_line = now
+        elif kind == "end":
             self._line(_ended(stage))
         elif kind == "progress" and now - self._last_line >= PLAIN_EVERY_S:
             self._last_line = now

@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,10 @@ from filelock import FileLock, Timeout
 
 from acestep.core.errors import Stopped, UserError
 from acestep.core.paths import disk_errors
+
+
+_RATE_WINDOW = 50
+"""Units over which the rate of a stage is measured."""
 
 
 @dataclass
@@ -36,22 +41,28 @@ class Stage:
     note: str = ""
     ended: float | None = None
     _job: Job | None = field(default=None, repr=False)
+    _marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW), repr=False)
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         self.done += amount
         self.note = note
         if self._job is not None:
+            self._marks.append((self._job.clock(), self.done))
             self._job._tell("progress", self)
 
     def elapsed_s(self, now: float) -> float:
         return (self.ended if self.ended is not None else now) - self.started
 
     def remaining_s(self, now: float) -> float | None:
-        """Seconds left at the rate so far, or None before the first unit is done."""
-        fresh = self.done - self.already
+        """Seconds left at the rate of the last units, or None before the first is done.
+
+        The first unit counts only while it is the only one: it holds the warm-up.
+        """
+        since, before = self._marks[0] if len(self._marks) > 1 else (self.started, self.already)
+        fresh = self.done - before
         if fresh <= 0 or self.total <= 0:
             return None
-        return max(0.0, self.elapsed_s(now) / fresh * (self.total - self.done))
+        return max(0.0, ((self.ended or now) - since) / fresh * (self.total - self.done))
 
 
 Kind = Literal["start", "progress", "end", "say", "warn"]

@@ -59,7 +59,11 @@ class TrainOutcome:
             "modules": self.modules,
             "parameters": self.parameters,
             "seconds": round(self.seconds, 3),
-            **{key: value for key, value in self.summary.to_dict().items() if key not in ("path", "settings")},
+            **{
+                key: value
+                for key, value in self.summary.to_dict().items()
+                if key not in ("path", "settings", "adapter")
+            },
         }
 
 

@@ -37,6 +37,19 @@ def test_a_stage_tells_elapsed_and_remaining_time() -> None:
     assert job.stages == [stage]
 
 
+def test_the_warm_up_of_a_stage_does_not_spoil_its_estimate() -> None:
+    clock = Clock()
+    with Job(clock=clock).stage("train", total=100, unit="steps") as stage:
+        for seconds in (60, 1, 1, 1):
+            clock.now += seconds
+            stage.advance()
+        assert stage.remaining_s(clock.now) == pytest.approx(96)
+        for _ in range(60):
+            clock.now += 2
+            stage.advance()
+        assert stage.remaining_s(clock.now) == pytest.approx(2 * 36)
+
+
 def test_a_stage_of_unknown_length_has_no_remaining_time() -> None:
     stage = Stage("scan", total=0, unit="files", started=0)
     stage.advance()

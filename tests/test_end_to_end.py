@@ -1,0 +1,139 @@
+"""Whole jobs through the command line, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from foreign_songs import build_foreign_songs, missing_tools
+
+SHORT = ["--preset", "demo", "--max-steps", "4", "--validate-every", "2", "--no-tensorboard"]
+
+
+def acestep(*arguments: object, code: int = 0) -> dict:
+    """Run a command with --json, require its exit code, and return its result."""
+    done = subprocess.run(
+        [sys.executable, "-m", "acestep", *map(str, arguments), "--json"], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout)
+
+
+def tone(path: Path, seconds: float = 3.0, hertz: float = 220.0) -> Path:
+    time = np.arange(int(seconds * 48_000)) / 48_000
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * hertz * time), 48_000)
+    return path
+
+
+def labelled(path: Path, caption: str = "a plain tone", **changes: float) -> Path:
+    tone(path, **changes)
+    path.with_name(f"{path.stem}.caption.txt").write_text(caption)
+    return path
+
+
+def test_the_demo_does_the_whole_job(tmp_path: Path) -> None:
+    result = acestep("demo", "--out", tmp_path / "demo")
+    assert result["validation_after"] < result["validation_before"]
+    assert (Path(result["adapter"]) / "adapter_model.safetensors").is_file()
+    before, after = (soundfile.read(path)[0] for path in result["previews"])
+    assert before.shape == after.shape and not np.allclose(before, after, atol=1e-3)
+    assert [stage["stage"] for stage in result["stages"]] == [
+        "songs and model",
+        "labels",
+        "tensors",
+        "training",
+        "preview",
+    ]
+    assert sum(stage["seconds"] for stage in result["stages"]) <= result["seconds"] + 0.1
+
+
+@pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {', '.join(missing_tools())}")
+def test_songs_of_others_go_through_without_special_care(tmp_path: Path, demo_checkpoint: Path) -> None:
+    songs = build_foreign_songs(tmp_path / "songs")
+    model = demo_checkpoint / "acestep-v15-demo"
+    report = acestep("dataset", tmp_path / "songs", "--save", tmp_path / "songs.json", "--trigger-word", "foreign")
+    assert report["labeled"] == len(songs) >= 8
+    encoded = acestep("preprocess", tmp_path / "songs.json", "--model", model, "--out", tmp_path / "tensors")
+    assert encoded["encoded"] == len(songs)
+    trained = acestep("train", "--model", model, "--tensors", tmp_path / "tensors", "--out", tmp_path / "run", *SHORT)
+    assert trained["state"] == "finished" and trained["step"] == 4
+    piece = acestep(
+        *("generate", "--model", model, "--adapter", trained["adapter"], "--caption", "foreign, a tune"),
+        *("--duration-s", "2", "--out", tmp_path / "tune.mp3"),
+    )
+    assert Path(piece["pieces"][0]["path"]).stat().st_size > 1000
+    listed = acestep("runs", tmp_path)
+    assert [run["name"] for run in listed["runs"]] == ["run"]
+
+
+def test_one_bad_song_never_stops_the_others(tmp_path: Path, demo_checkpoint: Path) -> None:
+    songs = tmp_path / "songs"
+    labelled(songs / "good.wav")
+    labelled(songs / "also good.flac", hertz=330)
+    (songs / "empty.mp3").write_bytes(b"")
+    (songs / "text.mp3").write_text("these are words, not sound")
+    tone(songs / "blink.wav", seconds=0.05)
+    soundfile.write(songs / "silent.wav", np.zeros(96_000), 48_000)
+    report = acestep("dataset", songs, code=3)
+    assert report["songs"] >= 2
+    encoded = acestep(
+        "preprocess", songs, "--model", demo_checkpoint / "acestep-v15-demo", "--out", tmp_path / "t", code=3
+    )
+    assert encoded["encoded"] == 2
+    named = " ".join(problem["subject"] for problem in encoded["problems"])
+    assert all(name in named for name in ("empty.mp3", "text.mp3", "blink.wav"))
+
+
+def test_a_folder_without_labels_is_refused_in_a_sentence(tmp_path: Path, demo_checkpoint: Path) -> None:
+    tone(tmp_path / "songs" / "bare.wav")
+    model = demo_checkpoint / "acestep-v15-demo"
+    error = acestep("preprocess", tmp_path / "songs", "--model", model, "--out", tmp_path / "t", code=1)
+    assert "labelled" in error["error"] and "caption" in error["fix"]
+
+
+def test_tensors_of_another_model_are_refused(tmp_path: Path, demo_checkpoint: Path) -> None:
+    labelled(tmp_path / "songs" / "one.wav")
+    labelled(tmp_path / "songs" / "two.wav", hertz=440)
+    other = tmp_path / "other"
+    shutil.copytree(demo_checkpoint, other)
+    from safetensors.torch import load_file, save_file
+
+    weights = other / "acestep-v15-demo" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["encoder.text_projector.weight"] += 1
+    save_file(tensors, weights)
+    acestep("preprocess", tmp_path / "songs", "--model", other / "acestep-v15-demo", "--out", tmp_path / "t")
+    model = demo_checkpoint / "acestep-v15-demo"
+    error = acestep("train", "--model", model, "--tensors", tmp_path / "t", "--out", tmp_path / "run", *SHORT, code=1)
+    assert "made with" in error["error"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, demo_checkpoint: Path) -> None:
+    labelled(tmp_path / "songs" / "one.wav")
+    broken = tmp_path / "broken"
+    shutil.copytree(demo_checkpoint, broken)
+    weights = broken / "acestep-v15-demo" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    error = acestep(
+        *("preprocess", tmp_path / "songs", "--model", broken / "acestep-v15-demo", "--out", tmp_path / "t"), code=1
+    )
+    assert "model.safetensors" in error["error"]
+
+
+def test_two_heavy_jobs_do_not_run_at_once(tmp_path: Path, demo_checkpoint: Path) -> None:
+    from acestep.core.jobs import heavy_job
+
+    labelled(tmp_path / "songs" / "one.wav")
+    model = demo_checkpoint / "acestep-v15-demo"
+    with heavy_job("a long training"):
+        error = acestep("preprocess", tmp_path / "songs", "--model", model, "--out", tmp_path / "t", code=1)
+    assert "a long training" in error["error"]
