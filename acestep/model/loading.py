@@ -7,7 +7,9 @@ in eval mode. Whatever is wrong with a file is a UserError that names it.
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ from acestep.model.checkpoints import (
     Checkpoint,
     missing_silence_latent,
 )
-from acestep.model.names import NULL_CONDITION, SILENCE_LATENT, Part, part_of, to_diffusers
+from acestep.model.names import NULL_CONDITION, SILENCE_LATENT, Part, part_of, to_diffusers, to_original
 from acestep.model.streaming import check_names_and_shapes, fill, on_meta, read_tensors
 from acestep.model.weights import StoredTensor, read_weights
 
@@ -49,8 +51,8 @@ _VAE_LISTS = ("downsampling_ratios", "channel_multiples")
 
 # What a damaged or foreign file makes torch.load raise, besides refusing code.
 _LOAD_ERRORS = (
-    *(UnpicklingError, RuntimeError, EOFError, OSError, ValueError),
-    *(KeyError, IndexError, TypeError, AttributeError),
+    *(UnpicklingError, RuntimeError, EOFError, OSError, ValueError, struct.error),
+    *(KeyError, IndexError, TypeError, AttributeError, AssertionError, OverflowError),
 )
 
 _BUILD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError)
@@ -116,7 +118,20 @@ def _fill_part(
     stored = stored_part(checkpoint, part)
     for name in optional:
         stored.pop(name, None)
-    return fill(module, stored, dtype, device, what=_SPOKEN[part], folder=folder, optional=optional)
+
+    def name_on_disk(name: str) -> str:
+        return to_original(part, name) if checkpoint.layout == "original" else name
+
+    return fill(
+        module,
+        stored,
+        dtype,
+        device,
+        what=_SPOKEN[part],
+        folder=folder,
+        optional=optional,
+        name_on_disk=name_on_disk,
+    )
 
 
 def stored_part(checkpoint: Checkpoint, part: Part) -> dict[str, StoredTensor]:
@@ -171,6 +186,8 @@ def _read_silence_file(checkpoint: Checkpoint, file: Path) -> Tensor:
     if not file.is_file():
         raise missing_silence_latent(checkpoint)
     try:
+        if not zipfile.is_zipfile(file):  # the form before 2020; only old and foreign files have it
+            raise ValueError("not the archive that torch.save writes")
         value = torch.load(file, map_location="cpu", weights_only=True)
     except _LOAD_ERRORS as error:
         raise UserError(
@@ -228,7 +245,6 @@ def load_text_encoder(checkpoint: Checkpoint, dtype: torch.dtype, device: Device
     from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
     folder = existing_folder(checkpoint.text_encoder, "the text encoder folder")
-    tokenizer = _load_tokenizer(existing_folder(checkpoint.tokenizer, "the tokenizer folder"))
     path = folder / "config.json"
     values = read_json(path, "the text encoder's configuration")
     if values.get("model_type") != "qwen3":
@@ -252,6 +268,7 @@ def load_text_encoder(checkpoint: Checkpoint, dtype: torch.dtype, device: Device
             f"{path} describes a model that cannot be built.", fix="Get it again.", detail=str(error)
         ) from error
     stored = _without_head(read_weights(folder, WEIGHTS_STEM))
+    tokenizer = _load_tokenizer(existing_folder(checkpoint.tokenizer, "the tokenizer folder"))
     return TextEncoder(fill(module, stored, dtype, device, what="text encoder", folder=folder), tokenizer)
 
 
@@ -263,12 +280,13 @@ def _without_head(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.tokenization_auto import AutoTokenizer
 
     _check_tokenizer_files(folder)
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (StrictDataclassError, OSError, *_BUILD_ERRORS) as error:
         raise UserError(f"The tokenizer in {folder} cannot be read.", fix="Get it again.", detail=str(error)) from error
 
 

@@ -41,14 +41,17 @@ def fill(
     what: str,
     folder: Path,
     optional: Iterable[str] = (),
+    name_on_disk: Callable[[str], str] = str,
 ) -> M:
     """Give `module` the stored tensors under the module's own names; it is then frozen and in eval mode.
 
-    `what` and `folder` name the part in errors; `optional` are names of the module that may be missing. Raises
-    UserError that lists missing and unexpected names and wrong shapes, before a byte of weights is read.
+    `what` and `folder` name the part in errors; `optional` are names of the module that may be missing;
+    `name_on_disk` turns a name of the module into the one its file should have. Raises UserError that lists missing
+    and unexpected names and wrong shapes, before a byte of weights is read.
     """
     wanted = module.state_dict()
-    check_names_and_shapes(stored, {name: tuple(value.shape) for name, value in wanted.items()}, what, folder, optional)
+    shapes = {name: tuple(value.shape) for name, value in wanted.items() if name in stored or name not in optional}
+    check_names_and_shapes(stored, shapes, what, folder, name_on_disk)
     tensors = read_tensors(stored, dtype, device, what)
     module.load_state_dict(tensors, strict=False, assign=True)
     unfilled = [name for name, value in [*module.named_parameters(), *module.named_buffers()] if value.is_meta]
@@ -62,10 +65,10 @@ def check_names_and_shapes(
     wanted: Mapping[str, tuple[int, ...]],
     what: str,
     folder: Path,
-    optional: Iterable[str] = (),
+    name_on_disk: Callable[[str], str] = str,
 ) -> None:
     """Raise a UserError unless `stored` has exactly the wanted names and shapes. Keys are the module's names."""
-    missing = sorted(set(wanted) - set(stored) - set(optional))
+    missing = sorted(name_on_disk(name) for name in wanted if name not in stored)
     unexpected = sorted(tensor.name for name, tensor in stored.items() if name not in wanted)
     wrong = [
         f"{tensor.name} is {_shape(tensor.shape)} instead of {_shape(wanted[name])}"

@@ -70,9 +70,9 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
             fix=_other_formats(folder) or "Download or copy them there.",
         )
     shards = read_json(index, "the index of the weights").get("weight_map")
-    names = set(shards.values()) if isinstance(shards, dict) and shards else None
+    names = list(dict.fromkeys(map(str, shards.values()))) if isinstance(shards, dict) and shards else None
     # A shard is a file beside its index; anything else would lead out of the folder.
-    if names is None or not all(isinstance(name, str) and Path(name).name == name for name in names):
+    if names is None or not all(_is_file_name(name) for name in names):
         raise UserError(f'{index}: "weight_map" must give a file name beside it for every tensor.', fix=_GET_AGAIN)
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
@@ -81,6 +81,10 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
             fix="Download or copy them there.",
         )
     return [folder / name for name in sorted(names)]
+
+
+def _is_file_name(name: str) -> bool:
+    return Path(name).name == name and name.endswith(".safetensors")
 
 
 def _other_formats(folder: Path) -> str:
