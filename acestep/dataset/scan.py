@@ -32,8 +32,8 @@ def scan_folder(
 ) -> Dataset:
     """Every song below `folder` with its labels, and a problem for everything that is not as it should be.
 
-    What the user typed into a dataset file outranks all other sources: into `edits`, or else into dataset files
-    lying directly in the folder. `settings` default to those of that file. `cache` remembers unchanged files
+    What the user typed into a dataset file outranks all other sources: into the dataset file `edits`
+    if it exists, or else into the newest one lying directly in the folder. `settings` default to those of that file. `cache` remembers unchanged files
     (default: the one in the state folder). Raises UserError when the folder cannot be used or has no audio at
     all, Stopped when `job` is asked to stop.
     """
@@ -44,7 +44,7 @@ def scan_folder(
     if not audio:
         raise _no_audio(root, tree)
     top = next((part for part in tree.folders if part.path == root), Folder("", root))
-    saved = read_saved(edits) if edits is not None else find_saved(root, _ending(top, ".json"))
+    saved = read_saved(edits) if edits is not None and edits.exists() else find_saved(root, _ending(top, ".json"))
     dataset = Dataset(root, settings or saved.settings or DatasetSettings(name=root.name or "my_dataset"))
     dataset.extra = dict(saved.extra)
     dataset.problems += [*tree.problems, *saved.problems]

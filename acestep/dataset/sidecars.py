@@ -69,14 +69,16 @@ def pair(audio_names: Iterable[str], other_names: Iterable[str]) -> Pairing:
         stems.setdefault(stem, []).append(name)
         similar.setdefault(_similar(stem), []).append(name)
     pairing = Pairing()
-    matches: list[tuple[bool, str, Kind, list[str]]] = []
+    exact: list[tuple[str, Kind, list[str]]] = []
+    inexact: list[tuple[str, Kind, list[str]]] = []
     for name in sorted(other_names):
-        match = _longest_stem(name, stems, exact=True) or _longest_stem(name, similar, exact=False)
-        if match is not None:
-            matches.append((match[1] in stems, name, match[0], (stems.get(match[1]) or similar[match[1]])))
+        if (match := _longest_stem(name, stems, exact=True)) is not None:
+            exact.append((name, match[0], stems[match[1]]))
+        elif (match := _longest_stem(name, similar, exact=False)) is not None:
+            inexact.append((name, match[0], similar[match[1]]))
         elif name.lower().endswith(_SPEAKING):
             pairing.without_audio.append(name)
-    for _, name, kind, audio in sorted(matches, key=lambda found: not found[0]):  # exact names first
+    for name, kind, audio in [*exact, *inexact]:  # a song's own spelling first
         for audio_name in audio:
             pairing.of_audio.setdefault(audio_name, {}).setdefault(kind, name)
     return pairing

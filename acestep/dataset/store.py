@@ -25,16 +25,18 @@ def load_dataset(
     settings: DatasetSettings | None = None,
     job: Job | None = None,
     cache: Fingerprints | None = None,
+    edits: Path | None = None,
 ) -> Dataset:
     """The dataset in a dataset file, or of a folder of songs.
 
     A file gives the labels as they were saved; sidecars are not looked at. `settings` replace those of the file.
+    `edits` is for folders, as in `scan_folder`: pass the dataset file that the result will replace.
     Raises UserError when the path holds no dataset, Stopped when `job` is asked to stop.
     """
     resolved = Path(path).expanduser()
     if resolved.is_file():
         return _restore(read_saved(resolved), settings, job or Job(), cache or Fingerprints())
-    return scan_folder(path, settings, job, cache)
+    return scan_folder(path, settings, job, cache, edits)
 
 
 def _restore(saved: Saved, settings: DatasetSettings | None, job: Job, cache: Fingerprints) -> Dataset:
