@@ -8,6 +8,7 @@ name. Python files of the repositories are never fetched.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -223,6 +224,8 @@ def _fetch_file(file: RemoteFile, job: Job, stage: Stage) -> None:
             os.fsync(handle.fileno())
         _check_content(file)
         file.partial.replace(file.target)
+        for outdated in file.target.parent.glob(f"{glob.escape(file.target.name)}.*.part"):
+            outdated.unlink()
 
 
 def _check_content(file: RemoteFile) -> None:

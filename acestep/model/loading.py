@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -112,7 +112,7 @@ def load_audio_token_detokenizer(
 
 
 def _fill_part(
-    module: Any, checkpoint: Checkpoint, part: Part, dtype: torch.dtype, device: Device, optional: Iterable[str] = ()
+    module: Any, checkpoint: Checkpoint, part: Part, dtype: torch.dtype, device: Device, optional: Collection[str] = ()
 ) -> Any:
     folder = checkpoint.part_location(part)[0]
     stored = stored_part(checkpoint, part)

@@ -1,13 +1,13 @@
 """Filling modules with tensors from safetensors files, one tensor at a time, without ever holding a file in memory.
 
 A module is made on torch's meta device, where it has shapes but no memory. Each tensor is then read with plain file
-reads straight into memory of its final dtype (or through one tensor's worth of staging, when dtype or device
-differ). Memory-mapping the file, as safetensors does, would count every page read as memory of this process.
+reads straight into memory of its final dtype (through a small buffer, where dtype or device differ). Memory-mapping
+the file, as safetensors does, would count every page read as memory of this process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -19,6 +19,8 @@ from acestep.model.weights import StoredTensor
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Element types weights may be stored in; all others belong to quantised models."""
+
+_STAGING_BYTES = 16 << 20
 
 _LISTED = 4
 """Names that fit in a sentence; the whole list goes into the error's detail."""
@@ -40,7 +42,7 @@ def fill(
     *,
     what: str,
     folder: Path,
-    optional: Iterable[str] = (),
+    optional: Collection[str] = (),
     name_on_disk: Callable[[str], str] = str,
 ) -> M:
     """Give `module` the stored tensors under the module's own names; it is then frozen and in eval mode.
@@ -102,7 +104,7 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """The stored tensors in `dtype` on `device`, under the keys of `stored`, read in the order they lie on disk."""
     tensors: dict[str, Tensor] = {}
-    device = torch.device(device)
+    reader = _Reader(dtype, torch.device(device))
     files: dict[Path, list[tuple[str, StoredTensor]]] = {}
     for name, tensor in sorted(stored.items(), key=lambda item: item[1].begin):
         files.setdefault(tensor.file, []).append((name, tensor))
@@ -110,30 +112,66 @@ def read_tensors(
         for file, entries in files.items():
             with open(file, "rb", buffering=0) as handle:
                 for name, tensor in entries:
-                    tensors[name] = _read(handle, tensor, dtype, device)
+                    tensors[name] = reader.read(handle, tensor)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error}).", fix="Check the disk.") from error
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"The {what} does not fit into the memory of {device}.",
+            f"The {what} does not fit into the memory of {reader.device}.",
             fix="Close other programs that use the device, choose bf16 precision, or a smaller model.",
         ) from error
     return tensors
 
 
-def _read(handle: BinaryIO, stored: StoredTensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    if stored.dtype not in DTYPES:
-        raise UserError(
-            f"{stored.file}: {stored.name} is stored as {stored.dtype}, as in quantised models.",
-            fix="Use the bf16 or fp32 model.",
-        )
-    tensor = torch.empty(stored.shape, dtype=DTYPES[stored.dtype])
-    buffer = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
-    handle.seek(stored.begin)
+class _Reader:
+    """Reads tensors into one dtype and device.
+
+    Where the file's dtype or the device differs, bytes go through one small staging buffer. Staging whole tensors
+    would leave holes in the heap between the final ones, half as much memory again for fp32 files read as bf16.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.dtype = dtype
+        self.device = device
+        self._staging: Tensor | None = None
+
+    def read(self, handle: BinaryIO, stored: StoredTensor) -> Tensor:
+        if stored.dtype not in DTYPES:
+            raise UserError(
+                f"{stored.file}: {stored.name} is stored as {stored.dtype}, as in quantised models.",
+                fix="Use the bf16 or fp32 model.",
+            )
+        source = DTYPES[stored.dtype]
+        final = torch.empty(stored.shape, dtype=self.dtype, device=self.device)
+        handle.seek(stored.begin)
+        if source == self.dtype and self.device.type == "cpu":
+            _read_into(handle, _bytes_of(final), stored)
+            return final
+        staging = self._buffer()
+        flat = final.view(-1)
+        step = staging.numel() // source.itemsize
+        for begin in range(0, flat.numel(), step):
+            target = flat[begin : begin + step]
+            part = staging[: target.numel() * source.itemsize]
+            _read_into(handle, _bytes_of(part), stored)
+            target.copy_(part.view(source))
+        return final
+
+    def _buffer(self) -> Tensor:
+        if self._staging is None:
+            pinned = self.device.type == "cuda"  # copied to the card without another copy on the way
+            self._staging = torch.empty(_STAGING_BYTES, dtype=torch.uint8, pin_memory=pinned)
+        return self._staging
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+
+
+def _read_into(handle: BinaryIO, buffer: memoryview, stored: StoredTensor) -> None:
     filled = 0
     while filled < len(buffer):  # one call reads at most 2 GiB, and may read less
         count = handle.readinto(buffer[filled:])  # type: ignore[attr-defined]
         if not count:
             raise UserError(f"{stored.file} ends in the middle of {stored.name}.", fix="Download or copy it again.")
         filled += count
-    return tensor.to(device=device, dtype=dtype)
