@@ -30,7 +30,7 @@ class TimedLine:
 
 def is_timed(text: str) -> bool:
     """Does any line begin with a time stamp?"""
-    return any(_LEADING_STAMPS.match(line) for line in text.splitlines())
+    return any(line.times for line in _parse(text))
 
 
 def plain_lyrics(text: str) -> str:

@@ -32,10 +32,10 @@ def scan_folder(
 ) -> Dataset:
     """Every song below `folder` with its labels, and a problem for everything that is not as it should be.
 
-    What the user typed into a dataset file outranks all other sources: into the dataset file `edits`
-    if it exists, or else into the newest one lying directly in the folder. `settings` default to those of that file. `cache` remembers unchanged files
-    (default: the one in the state folder). Raises UserError when the folder cannot be used or has no audio at
-    all, Stopped when `job` is asked to stop.
+    What the user typed into a dataset file outranks all other sources: into the dataset file `edits` if it exists,
+    or else into the newest one lying directly in the folder. `settings` default to those of that file. `cache`
+    remembers unchanged files (default: the one in the state folder). Raises UserError when the folder cannot be
+    used or has no audio at all, Stopped when `job` is asked to stop.
     """
     root = existing_folder(folder, "the audio folder")
     job = job or Job()

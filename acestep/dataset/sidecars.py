@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from acestep.dataset.labels import Labels, field_name, read_labels, set_label
-from acestep.dataset.text import NotText, read_text
+from acestep.dataset.text import NotText, clean, read_text
 
 Kind = Literal["json", "lyrics_txt", "caption_txt", "prompt_txt", "underscore_lyrics", "lrc", "txt"]
 
@@ -151,7 +151,7 @@ def is_dataset(value: Any) -> bool:
 
 def parse_text(text: str, kind: Kind, source: str) -> Labels:
     """The labels of a text sidecar."""
-    labels = Labels(source)
+    labels, text = Labels(source), clean(text)
     if kind in _WHOLE_TEXT:
         set_label(labels, _WHOLE_TEXT[kind], text)
         return labels

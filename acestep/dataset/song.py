@@ -116,11 +116,13 @@ class Song:
                 self._set_edited("is_instrumental", self.lyrics == INSTRUMENTAL)
         if typed.values.get("language") and self.sources.get("is_instrumental") == DEFAULT:
             self._set_edited("is_instrumental", False)  # nobody had said so, and a language means that somebody sings
-        if self.is_instrumental and self.lyrics != INSTRUMENTAL:
+        if self.is_instrumental and ("is_instrumental" in typed.values or self.lyrics != INSTRUMENTAL):
             self._set_edited("lyrics", INSTRUMENTAL)
             self.timed_lyrics = ""
         elif not self.is_instrumental and self.lyrics == INSTRUMENTAL:
             self._set_edited("lyrics", "")
+        if self.lyrics and self.sources.get("lyrics") == EDITED:
+            self.sources["is_instrumental"] = EDITED
         return typed.warnings
 
     def _set_edited(self, name: str, value: Any) -> None:

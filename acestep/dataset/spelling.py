@@ -108,7 +108,7 @@ def bpm(raw: object) -> Reading[int]:
             return Reading(warning=_not_understood(raw, "a tempo"))
         ends = [float(part.replace(",", ".")) for part in match.groups() if part]
         number = sum(ends) / len(ends)
-    if number < 0.5:
+    if number <= 0.5:  # rounds to none at all
         return Reading(warning=f"{_shown(raw)} is no tempo" if number < 0 else "")
     if number > MAX_BPM:
         return Reading(warning=f"{_shown(raw)} is no tempo")

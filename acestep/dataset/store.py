@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job
-from acestep.core.paths import write_json
+from acestep.core.paths import write_text
 from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprints
 from acestep.dataset.resolve import apply_evidence
@@ -128,8 +129,19 @@ def save_dataset(dataset: Dataset, path: str | Path, clock: Callable[[], float] 
         "metadata": _metadata(dataset, folder, len(samples), clock),
         "samples": [*samples, *missing],
     }
-    write_json(path, content)
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    if not _is_encodable(text):  # half a character, which JSON can only hold as an escape
+        text = json.dumps(content, indent=2)
+    write_text(path, text + "\n")
     return path
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _metadata(dataset: Dataset, folder: Path, songs: int, clock: Callable[[], float]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class NotText(Exception):
 
 @dataclass(frozen=True)
 class TextFile:
-    """The content of a text file with \\n line ends, and a warning where its encoding had to be assumed."""
+    """The content of a text file, and a warning where its encoding had to be assumed."""
 
     text: str
     warning: str = ""
@@ -51,17 +51,17 @@ def decode(data: bytes) -> TextFile:
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             try:
-                return TextFile(clean(data.decode(encoding)))
+                return TextFile(data.decode(encoding))
             except UnicodeDecodeError as error:
                 name = encoding.removesuffix("-sig").upper()
                 raise NotText(f"It begins like {name} text but is damaged; save it as UTF-8.") from error
     if b"\x00" in data:
         raise NotText("It is not a text file, or is UTF-16 without its mark; save it as UTF-8.")
     try:
-        return TextFile(clean(data.decode("utf-8")))
+        return TextFile(data.decode("utf-8"))
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
-        return TextFile(clean(text), "It is not UTF-8; it was read as Windows-1252. Save it as UTF-8 to be sure.")
+        return TextFile(text, "It is not UTF-8; it was read as Windows-1252. Save it as UTF-8 to be sure.")
 
 
 def clean(text: str) -> str:

@@ -16,7 +16,7 @@ from acestep.dataset.csv_labels import find_delimiter, parse_table, read_csv_fol
 Write = Callable[[str, str | bytes], Path]
 
 
-def read(beside: Write, text: str | bytes, audio: list[str], name: str = "keys.csv"):  # noqa: ANN201
+def read(beside: Write, text: str | bytes, audio: list[str], name: str = "keys.csv"):
     return read_csv_folder([beside(name, text)], audio)
 
 
@@ -39,7 +39,8 @@ def test_an_export_of_key_bpm_finder(delimiter: str, mark: bytes, beside: Write)
 
 
 def test_headers_are_trimmed_in_any_case_and_under_other_names(beside: Write) -> None:
-    text = " FILENAME ; Tempo;keyscale ;Description; Genre;Language;Time Signature;Lyrics\n a.mp3 ; 90 ;C;x;pop;German;3/4;la\n"
+    header = " FILENAME ; Tempo;keyscale ;Description; Genre;Language;Time Signature;Lyrics"
+    text = f"{header}\n a.mp3 ; 90 ;C;x;pop;German;3/4;la\n"
     assert read(beside, text, ["a.mp3"]).of_audio["a.mp3"].values == {
         "bpm": 90,
         "keyscale": "C major",
@@ -59,7 +60,11 @@ def test_an_unnamed_column_after_camelot_is_the_caption(header: str, beside: Wri
 
 def test_camelot_only_where_the_key_is_empty_or_unreadable(beside: Write) -> None:
     labels = read(beside, "File,Key,Camelot\na.mp3,C,8A\nb.mp3,,8A\nc.mp3,H moll,9B\n", ["a.mp3", "b.mp3", "c.mp3"])
-    assert [labels.of_audio[name].values["keyscale"] for name in ("a.mp3", "b.mp3", "c.mp3")] == ["C major", "A minor", "G major"]
+    assert [labels.of_audio[name].values["keyscale"] for name in ("a.mp3", "b.mp3", "c.mp3")] == [
+        "C major",
+        "A minor",
+        "G major",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,12 @@ def test_encoding_of_windows(beside: Write) -> None:
     assert "Windows-1252" in labels.problems[0].message
 
 
-@given(st.text() | st.lists(st.lists(st.sampled_from(["File", "BPM", "a.mp3", "Camelot", "", '"', "8A", "\n"])).map(",".join)).map("\n".join))
+@given(
+    st.text()
+    | st.lists(st.lists(st.sampled_from(["File", "BPM", "a.mp3", "Camelot", "", '"', "8A", "\n"])).map(",".join)).map(
+        "\n".join
+    )
+)
 def test_never_raises(text: str) -> None:
     parse_table(text, "x.csv")
 
@@ -161,7 +171,12 @@ def test_never_raises(text: str) -> None:
 CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).map(str.strip)
 
 
-@given(st.lists(CELL.filter(lambda cell: cell and "/" not in cell and "\\" not in cell), min_size=1, max_size=4, unique=True), st.sampled_from(",;\t"))
+@given(
+    st.lists(
+        CELL.filter(lambda cell: cell and "/" not in cell and "\\" not in cell), min_size=1, max_size=4, unique=True
+    ),
+    st.sampled_from(",;\t"),
+)
 def test_written_rows_are_read_back(names: list[str], delimiter: str) -> None:
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter).writerows([["File", "BPM", "Key"], *[[name, "90", ""] for name in names]])

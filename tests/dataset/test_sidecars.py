@@ -50,7 +50,15 @@ def test_sidecars_without_a_song_are_named_and_other_files_are_not() -> None:
     assert pairing.without_audio == ["other.lrc", "sonng.lyrics.txt", "x_prompt.txt"]
 
 
-@given(st.lists(st.sampled_from(["a", "a_lyrics", "a.b", "A", ""]).map(lambda stem: stem + ".wav"), unique=True), st.lists(st.sampled_from(["a", "a_lyrics", "a.b", "A", "c"]).flatmap(lambda stem: st.sampled_from([stem + suffix for suffix in SUFFIXES])), unique=True))
+@given(
+    st.lists(st.sampled_from(["a", "a_lyrics", "a.b", "A", ""]).map(lambda stem: stem + ".wav"), unique=True),
+    st.lists(
+        st.sampled_from(["a", "a_lyrics", "a.b", "A", "c"]).flatmap(
+            lambda stem: st.sampled_from([stem + suffix for suffix in SUFFIXES])
+        ),
+        unique=True,
+    ),
+)
 def test_a_file_never_belongs_to_songs_of_two_stems(audio: list[str], others: list[str]) -> None:
     pairing = pair(audio, others)
     for name in others:
@@ -68,7 +76,9 @@ def test_encodings(encoding: str, line_end: str, beside: Write) -> None:
     sidecar = read_sidecar(path, "lyrics_txt")
     assert sidecar.labels is not None
     assert sidecar.labels.values == {"lyrics": LYRICS}
-    assert ["Windows-1252" in warning for warning in sidecar.labels.warnings] == ([True] if encoding == "cp1252" else [])
+    assert ["Windows-1252" in warning for warning in sidecar.labels.warnings] == (
+        [True] if encoding == "cp1252" else []
+    )
 
 
 @pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
@@ -160,7 +170,10 @@ def test_json_that_cannot_be_used(text: str) -> None:
     assert sidecar.problem.endswith(".")
 
 
-@pytest.mark.parametrize("text", ["Error: out of memory", "ERROR: no audio", "error : x", "[Error]: y", "Traceback (most recent call last):\n x"])
+@pytest.mark.parametrize(
+    "text",
+    ["Error: out of memory", "ERROR: no audio", "error : x", "[Error]: y", "Traceback (most recent call last):\n x"],
+)
 def test_error_texts_are_no_labels(text: str) -> None:
     assert is_error_text(text)
     labels = parse_json(json.dumps({"caption": text, "lyrics": text, "genre": text}), "song.json").labels
@@ -223,7 +236,13 @@ def test_sheet() -> None:
 
 
 def test_what_is_no_sheet_is_lyrics() -> None:
-    for text in ("[Verse]\ncaption: x", "He said: hello\nbpm: 3", "just words", "Prompt: at eight", "title: x\ncaption: y"):
+    for text in (
+        "[Verse]\ncaption: x",
+        "He said: hello\nbpm: 3",
+        "just words",
+        "Prompt: at eight",
+        "title: x\ncaption: y",
+    ):
         assert parse_sheet(text) is None
         assert parse_text(text, "txt", "song.txt").values == {"lyrics": text}
     assert parse_sheet("") is None
@@ -259,7 +278,17 @@ def test_tagged_text() -> None:
 @given(
     st.lists(
         st.sampled_from(
-            [*SHEET.splitlines(keepends=True), "<CAPTION>", "</CAPTION>", "<LYRICS>", "</BPM>", "x", "\n", "\uff1a", "key："]
+            [
+                *SHEET.splitlines(keepends=True),
+                "<CAPTION>",
+                "</CAPTION>",
+                "<LYRICS>",
+                "</BPM>",
+                "x",
+                "\n",
+                "\uff1a",
+                "key：",
+            ]
         ),
         max_size=20,
     ).map("".join)
@@ -273,9 +302,35 @@ def test_text_sidecars_never_raise(text: str) -> None:
             parse_text(text, kind, "song.txt")
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=6)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
 
 
-@given(st.dictionaries(st.sampled_from(["caption", "tags", "lyrics", "bpm", "key", "sig", "lang", "instrumental", "repeat", "prompt_override", "trigger", "genre", "other"]), JSON) | JSON)
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "caption",
+                "tags",
+                "lyrics",
+                "bpm",
+                "key",
+                "sig",
+                "lang",
+                "instrumental",
+                "repeat",
+                "prompt_override",
+                "trigger",
+                "genre",
+                "other",
+            ]
+        ),
+        JSON,
+    )
+    | JSON
+)
 def test_json_sidecars_never_raise(value: object) -> None:
     parse_json(json.dumps(value), "song.json")

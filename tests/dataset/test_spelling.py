@@ -24,7 +24,9 @@ ANYTHING = st.one_of(
     st.just(10**5000),
     st.just([10**5000]),
 )
-CANONICAL_KEYS = {f"{letter}{sign} {mode}" for letter in "ABCDEFG" for sign in ("", "#", "b") for mode in ("major", "minor")}
+CANONICAL_KEYS = {
+    f"{letter}{sign} {mode}" for letter in "ABCDEFG" for sign in ("", "#", "b") for mode in ("major", "minor")
+}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,14 @@ CANONICAL_KEYS = {f"{letter}{sign} {mode}" for letter in "ABCDEFG" for sign in (
         *[(text, "C major") for text in ("C", "c", "CM", "Cmaj", "C Maj", "C Major", "C_major", "8B")],
         *[(text, "C# minor") for text in ("C#m", "C♯m", "C sharp minor", "c#min", "music in the key of C sharp minor")],
         *[(text, "Bb major") for text in ("Bb", "bb", "B♭", "B flat major", "Bbmaj", "6B")],
-        *[("b", "B major"), ("bm", "B minor"), ("bbm", "Bb minor"), ("Ab", "Ab major"), ("10B", "D major"), ("am", "A minor")],
+        *[
+            ("b", "B major"),
+            ("bm", "B minor"),
+            ("bbm", "Bb minor"),
+            ("Ab", "Ab major"),
+            ("10B", "D major"),
+            ("am", "A minor"),
+        ],
         *[("F♯  MAJOR", "F# major"), ("E\u2011flat\u00a0minor", "Eb minor"), ("AM", "A major"), ("08A", "A minor")],
     ],
 )
@@ -65,7 +74,9 @@ def test_an_absent_value_is_no_reason_to_warn(written: str | None) -> None:
         assert read(written) == spelling.Reading(None)
 
 
-@pytest.mark.parametrize("written", ["H minor", "D dorian", "Bbb", "C##", "do majeur", "13A", "0B", 7, True, ["Am"], "A minorr"])
+@pytest.mark.parametrize(
+    "written", ["H minor", "D dorian", "Bbb", "C##", "do majeur", "13A", "0B", 7, True, ["Am"], "A minorr"]
+)
 def test_what_is_no_key_becomes_none_with_a_warning(written: object) -> None:
     reading = spelling.key_scale(written)
     assert reading.value is None
@@ -93,7 +104,21 @@ def test_other_metres_are_none_with_a_warning(written: object) -> None:
 @pytest.mark.parametrize(
     ("written", "tempo"),
     [
-        *[(text, 128) for text in (128, 128.0, "128", "128.0", "128 BPM", "128bpm", "127,9", 127.9, "~128", "128 Beats per minute")],
+        *[
+            (text, 128)
+            for text in (
+                128,
+                128.0,
+                "128",
+                "128.0",
+                "128 BPM",
+                "128bpm",
+                "127,9",
+                127.9,
+                "~128",
+                "128 Beats per minute",
+            )
+        ],
         *[("120-130", 125), ("120 – 130 BPM", 125), ("120 to 130", 125), ("96.0", 96)],
     ],
 )
@@ -143,11 +168,21 @@ def test_every_code_of_the_model_stays_as_it_is(code: str) -> None:
 
 def test_marks_of_music_without_a_voice() -> None:
     assert all(spelling.means_instrumental(text) for text in ("[Instrumental]", " [INST] ", "instrumental"))
-    assert not any(spelling.means_instrumental(text) for text in ("", "[Instrumental]\nla la", None, True, "[Guitar Solo]"))
+    assert not any(
+        spelling.means_instrumental(text) for text in ("", "[Instrumental]\nla la", None, True, "[Guitar Solo]")
+    )
 
 
 def test_booleans_repeats_and_overrides() -> None:
-    assert [spelling.boolean(raw).value for raw in (True, "yes", 1, "FALSE", 0, "", None)] == [True, True, True, False, False, None, None]
+    assert [spelling.boolean(raw).value for raw in (True, "yes", 1, "FALSE", 0, "", None)] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        None,
+        None,
+    ]
     assert spelling.boolean("maybe").warning
     assert [spelling.repeat(raw).value for raw in (3, "3", 3.0, 0, -1, 2.5, "many", True)] == [3, 3, 3, *[None] * 5]
     assert spelling.prompt_override("Genre").value == "genre"
@@ -167,7 +202,9 @@ def test_booleans_repeats_and_overrides() -> None:
         spelling.prompt_override,
     ],
 )
-def test_readers_never_raise_and_their_results_read_as_themselves(read: Callable[[object], spelling.Reading[object]]) -> None:
+def test_readers_never_raise_and_their_results_read_as_themselves(
+    read: Callable[[object], spelling.Reading[object]],
+) -> None:
     @given(ANYTHING | st.from_regex(r"[A-Ga-g0-9][#b♯♭ABab0-9]? ?(m|maj|min|/[0-9]|bpm|-[A-Z]{2})?"))
     def check(raw: object) -> None:
         reading = read(raw)
