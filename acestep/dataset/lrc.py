@@ -30,7 +30,7 @@ class TimedLine:
 
 def is_timed(text: str) -> bool:
     """Does any line begin with a time stamp?"""
-    return any(line.times for line in _parse(text))
+    return "[" in text and any(line.times for line in _parse(text))
 
 
 def plain_lyrics(text: str) -> str:
@@ -89,6 +89,9 @@ def _parse(text: str) -> list[_Line]:
     lines = []
     for raw in text.splitlines():
         rest, times = raw.strip(), []
+        if "[" not in rest and "<" not in rest:
+            lines.append(_Line((), rest))
+            continue
         for _ in range(_MOST_NESTED):  # taking a stamp out can leave another
             before = rest
             if match := _LEADING_STAMPS.match(rest):

@@ -100,7 +100,9 @@ class _Scan:
 
     def add(self, part: Folder, name: str, cache: Fingerprints) -> None:
         """Add one song with its labels, or the problem that keeps it out."""
-        relative, path = part.relative_name(name), (part.path / name).resolve()
+        relative, path = part.relative_name(name), part.path / name
+        if path.is_symlink():
+            path = path.resolve()
         found = identify(path, cache)
         if isinstance(found, str):
             self.dataset.problems.append(Problem(relative, found))

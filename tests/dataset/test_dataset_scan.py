@@ -47,16 +47,30 @@ def saved_json(**labels: object) -> str:
 
 SHEET = "caption: from sheet\nbpm: 61\nkey: D\nsignature: 2/4\nlanguage: fr\ngenre: sheet genre\nlyrics:\nsheet words"
 EDIT = {
-    **{"caption": "from edit", "lyrics": "edit words", "bpm": 65},
-    **{"keyscale": "E major", "timesignature": "6", "language": "de"},
+    "caption": "from edit",
+    "lyrics": "edit words",
+    "bpm": 65,
+    "keyscale": "E major",
+    "timesignature": "6",
+    "language": "de",
 }
 JSON = {
-    **{"caption": "from json", "lyrics": "json words", "bpm": 62},
-    **{"keyscale": "G major", "timesignature": "3", "language": "es", "genre": "json genre"},
+    "caption": "from json",
+    "lyrics": "json words",
+    "bpm": 62,
+    "keyscale": "G major",
+    "timesignature": "3",
+    "language": "es",
+    "genre": "json genre",
 }
 FROM_SHEET = {
-    **{"caption": "from sheet", "lyrics": "sheet words", "bpm": 61},
-    **{"keyscale": "D major", "timesignature": "2", "language": "fr", "genre": "sheet genre"},
+    "caption": "from sheet",
+    "lyrics": "sheet words",
+    "bpm": 61,
+    "keyscale": "D major",
+    "timesignature": "2",
+    "language": "fr",
+    "genre": "sheet genre",
 }
 FROM_CSV = {"caption": "from csv", "bpm": 63, "keyscale": "F major"}
 SIDECARS: dict[str, tuple[str, dict[str, object]]] = {
