@@ -11,12 +11,16 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic_core import PydanticUndefined
 
+from acestep.cli.terminal import say_error
 from acestep.core.errors import UserError, did_you_mean
 from acestep.settings.base import Knob, Settings, fields_of, knob, read_values
-from acestep.settings.presets import preset_values
+from acestep.settings.presets import AUTO, GIB, auto_preset, preset_values
 
 POSITIONAL = "positional"
 """Group of the options that are given by place and not by name."""
+
+_FLAGS = {"as_json": "json", "import_file": "import"}
+"""Options whose names would be Python's own words, or hide a function of the base class."""
 
 
 class CommandOptions(Settings):
@@ -39,19 +43,32 @@ def parse_options(options: type[O], arguments: list[str], program: str, summary:
 def _base_values(options: type[Settings], arguments: list[str]) -> dict[str, Any]:
     """Values from --preset, then --config, then the run that --resume names; later ones win over earlier."""
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("preset", "config", "resume"):
+    for name in ("preset", "config", "resume", "adapter"):
         files.add_argument(f"--{name}")
     chosen, _ = files.parse_known_args(arguments)
     values: dict[str, Any] = {}
-    if chosen.preset and "preset" in options.model_fields:
-        values |= _known(options, preset_values(chosen.preset), f"preset {chosen.preset}")
+    own: dict[str, Any] = {}
     if chosen.config and "config" in options.model_fields:
-        values |= _known(options, read_values(Path(chosen.config)), chosen.config)
+        own = _known(options, read_values(Path(chosen.config)), chosen.config)
+    if chosen.preset and "preset" in options.model_fields:
+        preset = chosen.preset if chosen.preset != AUTO else _auto_preset(chosen.adapter or own.get("adapter", "lora"))
+        values |= _known(options, preset_values(preset), f"preset {preset}")
+    values |= own
     if chosen.resume and "resume" in options.model_fields:
         from acestep.training.runs import RunFolder
 
         values |= RunFolder.open(Path(chosen.resume)).record.get("settings", {})
     return values
+
+
+def _auto_preset(adapter: str) -> str:
+    """The tier for this machine, named on standard error."""
+    from acestep.core.device import device_memory
+
+    memory = device_memory()
+    name = auto_preset(memory[1] if memory else None, adapter)
+    say_error(f"Preset {name}, for {f'a card with {memory[1] / GIB:.1f} GiB' if memory else 'no graphics card'}.")
+    return name
 
 
 def _known(options: type[Settings], values: dict[str, Any], source: str) -> dict[str, Any]:
@@ -69,7 +86,7 @@ def _raw_class(options: type[Settings], base: dict[str, Any]) -> type:
     """A plain dataclass with the same fields, for tyro to fill; pydantic checks the values afterwards."""
     fields: list[tuple[str, Any, Any]] = []
     for item in fields_of(options):
-        marks = [tyro.conf.arg(help=_help(item), name="json" if item.name == "as_json" else None)]
+        marks = [tyro.conf.arg(help=_help(item), name=_FLAGS.get(item.name))]
         if item.group == POSITIONAL:
             marks.append(tyro.conf.Positional)
         annotation = Annotated[(item.annotation, *marks)]  # type: ignore[valid-type, name-defined]

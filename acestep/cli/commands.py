@@ -5,50 +5,24 @@ Rooms are imported inside the functions, so that `--help` and light commands sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.cli.arguments import POSITIONAL, CommandOptions
+from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, problem_lines
+from acestep.cli.preset_commands import PRESET_COMMANDS
 from acestep.cli.terminal import confirm
-from acestep.core.errors import Problem, UserError
+from acestep.core.errors import UserError
 from acestep.core.jobs import Job, heavy_job
 from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, fields_of, knob
 
 if TYPE_CHECKING:
     from acestep.model.checkpoints import Checkpoint
 
-EXIT_PARTLY = 3
-MODEL_HELP = "Model: a name found in checkpoints/, or the path of a checkpoint folder."
-
-
-@dataclass(frozen=True)
-class Output:
-    """A command's result: data for --json, lines for people."""
-
-    data: dict[str, Any]
-    lines: list[str]
-    exit_code: int = 0
-
-
-@dataclass(frozen=True)
-class Command:
-    """One subcommand."""
-
-    name: str
-    summary: str
-    options: type[CommandOptions]
-    run: Callable[[Any, Job], Output]
-
 
 def _plain(settings: type, options: Any) -> Any:
     """The settings part of a command's options."""
     return settings(**{name: getattr(options, name) for name in settings.model_fields})  # type: ignore[attr-defined]
-
-
-def _problem_lines(problems: list[Problem] | tuple[Problem, ...]) -> list[str]:
-    return [f"  {problem.severity}: {problem}" for problem in problems]
 
 
 def _checkpoint(name: str) -> Checkpoint:
@@ -78,13 +52,13 @@ def dataset(options: DatasetOptions, job: Job) -> Output:
         raise UserError(
             f"No usable song was found in {options.folder}.",
             fix="Put audio files there, or choose another folder.",
-            detail="\n".join(_problem_lines(found.problems)),
+            detail="\n".join(problem_lines(found.problems)),
         )
     facts = summary(found)
     lines = [
         f"{facts.songs} songs, {facts.duration_s / 60:.1f} min: {facts.labeled} labelled, "
         f"{facts.instrumental} instrumental, {facts.with_lyrics} with lyrics.",
-        *_problem_lines(found.problems),
+        *problem_lines(found.problems),
     ]
     if options.save:
         save_dataset(found, options.save)
@@ -125,7 +99,7 @@ def preprocess(options: PreprocessOptions, job: Job) -> Output:
             else []
         ),
         *([f"{report.lyrics_cut} lyrics are longer than the model reads."] if report.lyrics_cut else []),
-        *_problem_lines(problems),
+        *problem_lines(problems),
     ]
     data = {**report.to_dict(), "problems": [problem.to_dict() for problem in problems]}
     failed = any(problem.severity == "error" for problem in problems)
@@ -330,5 +304,6 @@ COMMANDS: dict[str, Command] = {
         Command("train", "train an adapter", TrainOptions, train),
         Command("generate", "text to music with or without an adapter", GenerateOptions, generate),
         Command("runs", "list, show and compare runs", RunsOptions, runs),
+        *PRESET_COMMANDS,
     )
 }

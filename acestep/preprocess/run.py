@@ -85,7 +85,7 @@ def preprocess(
         job.warn(f"{missing} of {len(dataset.songs)} songs have neither caption nor genre and are left out.")
     started = time.perf_counter()
     folder = output_folder(out, "the tensor folder")
-    _prepare(folder)
+    prepare_folder(folder)
     with job.stage("compare with the tensor folder", len(labelled), "songs") as stage:
         plan = make_plan(dataset, labelled, folder, _store_info(dataset, checkpoint, folder, settings))
         stage.advance(len(labelled))
@@ -96,10 +96,10 @@ def preprocess(
     except Stopped:
         work.save_index_so_far()
         raise
-    return _finish(work, missing)
+    return finish_work(work, missing)
 
 
-def _prepare(folder: Path) -> None:
+def prepare_folder(folder: Path) -> None:
     """Refuse parts of the folder that lead elsewhere; clear what writes cut off by a crash left."""
     for part in (LATENTS_FOLDER, CONDITIONS_FOLDER, PASS_FOLDER):
         remove_leftovers(inside(folder, part))
@@ -148,7 +148,7 @@ def _refuse_other_dataset(store: TensorStore, dataset: Dataset) -> None:
         )
 
 
-def _finish(work: Work, unlabelled: int) -> PreprocessReport:
+def finish_work(work: Work, unlabelled: int) -> PreprocessReport:
     """Write the final index, clear what nothing refers to any more, and report."""
     plan, entries = work.plan, work.plan.entries()
     errors = [problem for problem in work.problems if problem.severity == "error"]
