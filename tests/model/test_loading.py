@@ -198,47 +198,35 @@ def test_python_files_in_the_folders_never_run(demo_checkpoint: Path, tmp_path: 
     assert not trap.exists()
 
 
-class Wide(nn.Module):
-    """A module of a few large matrices."""
-
-    def __init__(self, count: int, width: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(count))
-
-
 MEASURE = """
 import sys
 import torch
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_loading import Wide, peak_bytes
 from acestep.model.streaming import fill, on_meta
 from acestep.model.weights import read_weights
-folder = Path({folder!r})
+
+def peak_bytes():
+    # unlike ru_maxrss this starts anew with each program
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+folder = Path(sys.argv[1])
+module = on_meta(lambda: torch.nn.Sequential(*(torch.nn.Linear(2048, 2048, bias=False) for _ in range(16))))
 before = peak_bytes()
-module = on_meta(lambda: Wide(24, 2048))
 fill(module, read_weights(folder, "model"), torch.bfloat16, "cpu", what="test", folder=folder)
 print(peak_bytes() - before)
 """
 
 
-def peak_bytes() -> int:
-    """The most memory this process has had resident; unlike ru_maxrss it starts anew with each program."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory as Linux reports it")
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
-def test_peak_memory_is_that_of_the_model_and_one_tensor(tmp_path: Path, stored: torch.dtype) -> None:
+def test_peak_memory_is_that_of_the_model_and_a_small_buffer(tmp_path: Path, stored: torch.dtype) -> None:
     from safetensors.torch import save_file
 
-    tensors = {f"layers.{i}.weight": torch.zeros(2048, 2048, dtype=stored) for i in range(24)}
-    save_file(tensors, tmp_path / "model.safetensors")
-    script = MEASURE.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    model_bytes = 24 * 2048 * 2048 * 2
-    assert model_bytes < int(done.stdout) < 1.15 * model_bytes + 2048 * 2048 * 8
+    save_file({f"{i}.weight": torch.zeros(2048, 2048, dtype=stored) for i in range(16)}, tmp_path / "model.safetensors")
+    done = subprocess.run([sys.executable, "-c", MEASURE, tmp_path], capture_output=True, text=True, check=True)
+    model_bytes = 16 * 2048 * 2048 * 2
+    assert model_bytes < int(done.stdout) < 1.05 * model_bytes + 24_000_000
 
 
 def test_a_transformer_of_xl_kind_in_fp32_shards(tmp_path: Path, demo_checkpoint: Path) -> None:
@@ -273,3 +261,13 @@ def test_a_module_with_a_value_nobody_stores_is_a_bug(tmp_path: Path) -> None:
         fill(
             on_meta(Table), read_weights(tmp_path, "model"), torch.float32, "cpu", what="test", folder=tmp_path
         )  # fmt: skip
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loading_onto_a_gpu_gives_the_same_values(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    for load in ALL_LOADERS.values():
+        here, there = load(checkpoint, dtype, "cpu"), load(checkpoint, dtype, "cuda")
+        values = dict(there.named_parameters())
+        assert all(value.is_cuda for value in values.values())
+        assert all(torch.equal(value, values[name].cpu()) for name, value in here.named_parameters())
