@@ -44,7 +44,7 @@ def dataset(options: DatasetOptions, job: Job) -> Output:
     from acestep.dataset.dataset import summary
     from acestep.dataset.store import load_dataset, save_dataset
 
-    found = load_dataset(options.folder, job=job)
+    found = load_dataset(options.folder, job=job, edits=options.save)
     given = {item.name: getattr(options, item.name) for item in fields_of(DatasetSettings)}
     changed = {item.name: given[item.name] for item in fields_of(DatasetSettings) if given[item.name] != item.default}
     found.settings = found.settings.changed(**changed)
