@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 from acestep.core.errors import Stopped, UserError
 from acestep.core.paths import disk_errors
 
-
 _RATE_WINDOW = 50
 """Units over which the rate of a stage is measured."""
 

@@ -9,6 +9,7 @@ from pydantic import model_validator
 from acestep.core.device import DeviceName, PrecisionName
 from acestep.settings.base import Settings, knob
 from acestep.settings.dataset import TagPosition
+from acestep.settings.formula import Formula
 
 
 class AdapterSettings(Settings):
@@ -104,19 +105,47 @@ class ObjectiveSettings(Settings):
     condition_dropout: float = knob(
         0.15, "Share of samples trained without prompt, which guidance needs.", group="objective", ge=0, le=1
     )
+    stratified_timesteps: bool = knob(
+        False,
+        "Spread the timesteps of one optimizer step evenly over their distribution: less noise in the gradient.",
+        group="objective",
+    )
+    loss_weighting: Literal["none", "min_snr"] = knob(
+        "none", "Weight of a sample by its timestep; min_snr takes weight from nearly clean samples.", group="objective"
+    )
+    snr_gamma: float = knob(
+        5.0, "Signal-to-noise ratio above which min_snr lowers the weight.", group="objective", gt=0, le=100
+    )
+    ema_decay: float = knob(
+        0.0,
+        "Decay of a running average of adapter weights, which is then judged, kept and used; 0 is off.",
+        group="objective",
+        ge=0,
+        lt=1,
+    )
 
 
 class OptimizerSettings(Settings):
     """Optimizer and learning-rate schedule."""
 
-    optimizer: Literal["adamw"] = knob("adamw", "Optimizer.", group="optimizer", level="basic")
+    optimizer: Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedule_free"] = knob(
+        "adamw",
+        "Optimizer: adamw8bit and adafactor save memory, prodigy finds its rate, schedule_free needs no schedule.",
+        group="optimizer",
+        level="basic",
+    )
     learning_rate: float = knob(1e-4, "Peak learning rate.", group="optimizer", level="basic", gt=0, le=1e4)
     weight_decay: float = knob(0.01, "Weight decay.", group="optimizer", ge=0, le=1)
     max_grad_norm: float = knob(
         1.0, "Longest gradient; longer ones are scaled down. 0 switches clipping off.", group="optimizer", ge=0
     )
-    schedule: Literal["cosine", "linear", "constant"] = knob(
+    schedule: Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup", "formula"] = knob(
         "cosine", "Course of the learning rate after warm-up.", group="optimizer", level="basic"
+    )
+    schedule_formula: str = knob(
+        "",
+        "Rate after warm-up as arithmetic over progress, step and base_lr, for the schedule formula.",
+        group="optimizer",
     )
     warmup_steps: int = knob(
         100,
@@ -133,6 +162,15 @@ class OptimizerSettings(Settings):
         ge=1,
         le=1024,
     )
+
+    @model_validator(mode="after")
+    def _check_formula(self) -> OptimizerSettings:
+        if self.schedule == "formula":
+            try:
+                Formula(self.schedule_formula)
+            except ValueError as error:
+                raise ValueError(f'setting "schedule_formula": {error}') from error
+        return self
 
 
 class ValidationSettings(Settings):

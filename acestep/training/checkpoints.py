@@ -3,6 +3,7 @@
     checkpoints/step_000120/
         adapter_config.json, adapter_model.safetensors    (or lokr_weights.safetensors …): ready to use
         optimizer.safetensors                             moments and step counters
+        training_weights.safetensors                      only where the adapter above is an average of them
         state.json                                        LoopState and the optimizer's settings
 
 There is no generator state to save: every draw of a run is a function of its seed and the step (see data.py).
@@ -22,8 +23,10 @@ import torch
 from acestep.adapters import Adapter, TriggerTag, write_adapter_files
 from acestep.core.errors import UserError
 from acestep.core.paths import TEMPORARY_PREFIX, atomic_folder, existing_folder, read_json
+from acestep.training.averaging import Averaging
 
 STATE_VERSION = 1
+TRAINING_WEIGHTS = "training_weights.safetensors"
 _STEP_FOLDER = re.compile(r"step_(\d{6,})")
 
 
@@ -53,7 +56,12 @@ class LoopState:
 
 
 def save_checkpoint(
-    folder: Path, adapter: Adapter, tag: TriggerTag, optimizer: torch.optim.Optimizer, state: LoopState
+    folder: Path,
+    adapter: Adapter,
+    tag: TriggerTag,
+    optimizer: torch.optim.Optimizer,
+    averaging: Averaging,
+    state: LoopState,
 ) -> Path:
     """Write one checkpoint under `folder` and return its path."""
     from safetensors.torch import save_file
@@ -61,14 +69,22 @@ def save_checkpoint(
     path = folder / f"step_{state.step:06d}"
     tensors, rest = _split_optimizer(optimizer.state_dict())
     with atomic_folder(path) as temporary:
-        write_adapter_files(adapter, temporary, tag)
+        if averaging.keeps_two_weights:
+            save_file(_copies(adapter), temporary / TRAINING_WEIGHTS)
+        with averaging.in_use():
+            write_adapter_files(adapter, temporary, tag)
         save_file(tensors, temporary / "optimizer.safetensors")
-        facts = {"version": STATE_VERSION, "loop": state.to_dict(), "optimizer": rest}
+        shapes = [list(parameter.shape) for parameter in adapter.parameters()]
+        facts = {"version": STATE_VERSION, "loop": state.to_dict(), "optimizer": rest, "shapes": shapes}
         (temporary / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return path
 
 
-def load_checkpoint(path: Path, adapter: Adapter, optimizer: torch.optim.Optimizer) -> LoopState:
+def _copies(adapter: Adapter) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter.tensors().items()}
+
+
+def load_checkpoint(path: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, averaging: Averaging) -> LoopState:
     """Put adapter and optimizer back to where the checkpoint was written, and return the loop's state.
 
     Raises a UserError when a file is missing, damaged or belongs to another adapter or optimizer.
@@ -81,54 +97,54 @@ def load_checkpoint(path: Path, adapter: Adapter, optimizer: torch.optim.Optimiz
             f"{path} was written by another version of this program.", fix="Start a new run from its adapter."
         )
     adapter.load_tensors(read_adapter_tensors(path))
-    optimizer.load_state_dict(_join_optimizer(path, facts["optimizer"], optimizer))
+    averaging.restore()
+    if averaging.keeps_two_weights:
+        adapter.load_tensors(_read(path / TRAINING_WEIGHTS), str(path / TRAINING_WEIGHTS))
+    if facts.get("shapes") != [list(parameter.shape) for parameter in adapter.parameters()]:
+        raise UserError(
+            f"The optimizer state in {path} belongs to another adapter.",
+            fix="Resume with the settings the run was started with.",
+        )
+    optimizer.load_state_dict(_join_optimizer(path, facts["optimizer"]))
     return LoopState.from_dict(facts["loop"], path / "state.json")
 
 
 def _split_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors, and the rest as JSON."""
+    """An optimizer's state as named tensors, and the rest as JSON. Some optimizers nest tensors one level deeper."""
     tensors: dict[str, torch.Tensor] = {}
-    numbers: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, Any] = {}
     for index, values in state["state"].items():
         for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
-            else:
-                numbers.setdefault(str(index), {})[name] = value
+            inner = value if isinstance(value, dict) else {"": value}
+            for part, item in inner.items():
+                key = f"{index}/{name}/{part}" if part else f"{index}/{name}"
+                if isinstance(item, torch.Tensor):
+                    tensors[key] = item.detach().cpu().clone().contiguous()
+                else:
+                    numbers[key] = item
     return tensors, {"numbers": numbers, "groups": state["param_groups"]}
 
 
-def _join_optimizer(path: Path, rest: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _join_optimizer(path: Path, rest: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**_read(path / "optimizer.safetensors"), **rest["numbers"]}.items():
+        index, name, *part = key.split("/")
+        values = state.setdefault(int(index), {})
+        if part:
+            values.setdefault(name, {})[part[0]] = value
+        else:
+            values[name] = value
+    return {"state": state, "param_groups": rest["groups"]}
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = path / "optimizer.safetensors"
     try:
-        tensors = load_file(file)
+        return load_file(file)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is missing or damaged.", fix="Resume from an older checkpoint.") from error
-    state: dict[int, dict[str, Any]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    for index, values in rest["numbers"].items():
-        state.setdefault(int(index), {}).update(values)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    wrong = [
-        index
-        for index, values in state.items()
-        if index >= len(parameters)
-        or any(
-            isinstance(value, torch.Tensor) and value.dim() and value.shape != parameters[index].shape
-            for value in values.values()
-        )
-    ]
-    if wrong or len(rest["groups"]) != len(optimizer.param_groups):
-        raise UserError(
-            f"{file} belongs to another adapter ({len(wrong)} of {len(parameters)} moments do not fit).",
-            fix="Resume with the settings the run was started with.",
-        )
-    return {"state": state, "param_groups": rest["groups"]}
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ resumed run, another batch size or another number of processes sees the same win
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ from acestep.core.errors import UserError
 from acestep.dataset.dataset import genre_songs
 from acestep.preprocess.store import SongTensors, StoredSong, TensorStore, variant_name
 from acestep.settings import TrainSettings
-from acestep.training.objective import TIMESTEP_DRAWS
+from acestep.training.objective import TIMESTEP_DRAWS, strata_quantiles, timestep_quantile
 
 LEAST_HELD_OUT_FRAMES = 100
 """Shorter ends of songs (4 s) are not worth holding out."""
@@ -196,15 +196,28 @@ class EpochOrder:
         yield from (rest for rest in waiting.values() if rest)
 
 
-def draw_batch(samples: list[Sample], epoch: int, data: TrainingData, settings: TrainSettings, flow: Flow) -> Batch:
-    """Make the draws of a micro-batch: window, timestep, condition dropout and noise, in this order for each."""
+def draw_batch(
+    samples: list[Sample],
+    epoch: int,
+    data: TrainingData,
+    settings: TrainSettings,
+    flow: Flow,
+    strata: Mapping[int, float] | None = None,
+) -> Batch:
+    """Make the draws of a micro-batch: window, timestep, condition dropout and noise, in this order for each.
+
+    `strata` gives samples, by position, the quantile of their timestep instead of a draw of its own.
+    """
     windows, noises, timesteps, uniforms = [], [], [], []
     draw = TIMESTEP_DRAWS[settings.timestep_draw]
     for sample in samples:
         generator = derived_generator(settings.seed, "sample", epoch, sample.position)
         length = data.window_length(sample.song)
         start = int(torch.randint(sample.song.frames - length + 1, (1,), generator=generator))
-        timesteps.append(draw(flow.mu, flow.sigma, generator))
+        t = draw(flow.mu, flow.sigma, generator)
+        if strata:
+            t = timestep_quantile(settings.timestep_draw, flow.mu, flow.sigma, strata[sample.position])
+        timesteps.append(t)
         uniforms.append(float(torch.rand(1, generator=generator)))
         windows.append(Window(sample.song, start, length).latents)
         noises.append(torch.randn(windows[-1].shape, generator=generator))
@@ -215,6 +228,15 @@ def draw_batch(samples: list[Sample], epoch: int, data: TrainingData, settings: 
         uniform=torch.tensor(uniforms),
         conditions=[sample.song.condition for sample in samples],
     )
+
+
+def step_strata(samples: Sequence[Sample], epoch: int, settings: TrainSettings) -> dict[int, float] | None:
+    """Timestep quantiles of all samples of an optimizer step, one from each of as many equal bins, by position."""
+    if not settings.stratified_timesteps:
+        return None
+    first = min(sample.position for sample in samples)
+    shares = strata_quantiles(len(samples), derived_generator(settings.seed, "strata", epoch, first))
+    return {sample.position: share for sample, share in zip(samples, shares, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,15 @@ from acestep.core.errors import UserError
 from acestep.core.jobs import Job, Stage
 from acestep.core.paths import atomic_folder
 from acestep.settings import TrainSettings
+from acestep.training.averaging import Averaging
 from acestep.training.checkpoints import LoopState, prune_checkpoints, save_checkpoint
-from acestep.training.data import EpochOrder, Flow, Sample, TrainingData, derived_generator, draw_batch
+from acestep.training.data import EpochOrder, Flow, Sample, TrainingData, derived_generator, draw_batch, step_strata
 from acestep.training.forward import FlowModel
-from acestep.training.optimizers import learning_rate, set_learning_rate
+from acestep.training.objective import snr_weights
+from acestep.training.optimizers import set_learning_rate
 from acestep.training.recorder import Recorder
 from acestep.training.runs import RunFolder
+from acestep.training.schedules import Length, learning_rate
 from acestep.training.validation import Validation
 
 MOST_BAD_STEPS = 10
@@ -41,6 +44,10 @@ class Plan:
     total_steps: int
     validate_every: int
     save_every: list[int]
+
+    @property
+    def length(self) -> Length:
+        return Length(self.total_steps, self.steps_per_epoch)
 
     @classmethod
     def of(cls, settings: TrainSettings, steps_per_epoch: int) -> Plan:
@@ -64,6 +71,7 @@ class Session:
     adapter: Adapter
     tag: TriggerTag
     optimizer: torch.optim.Optimizer
+    averaging: Averaging
     data: TrainingData
     order: EpochOrder
     flow: Flow
@@ -92,7 +100,7 @@ def fit(session: Session, job: Job) -> None:
                 break
 
             # ---------------------------------------------------------------- one optimizer step
-            set_learning_rate(session.optimizer, learning_rate(session.settings, state.step, plan.total_steps))
+            set_learning_rate(session.optimizer, learning_rate(session.settings, state.step, plan.length))
             stats = optimizer_step(session, *steps_of(session, state.step))
             # ----------------------------------------------------------------
 
@@ -136,11 +144,15 @@ def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample
     samples = sum(len(batch) for batch in micro_batches)
     total = torch.zeros((), device=session.model.device)
     data_seconds = 0.0
+    strata = step_strata([sample for batch in micro_batches for sample in batch], epoch, settings)
     for micro_batch in micro_batches:
         waiting_since = session.clock()
-        batch = draw_batch(micro_batch, epoch, session.data, settings, session.flow)
+        batch = draw_batch(micro_batch, epoch, session.data, settings, session.flow, strata)
         data_seconds += session.clock() - waiting_since
-        loss = session.model.item_losses(batch, settings.condition_dropout).sum() / samples
+        items = session.model.item_losses(batch, settings.condition_dropout)
+        if settings.loss_weighting == "min_snr":
+            items = items * snr_weights(batch.t.to(items.device), settings.snr_gamma)
+        loss = items.sum() / samples
         session.fabric.backward(loss)
         total += loss.detach()
     grad_norm = clip(session)
@@ -148,6 +160,7 @@ def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample
     applied = math.isfinite(loss_value) and math.isfinite(grad_norm)
     if applied:
         session.optimizer.step()
+        session.averaging.update(session.state.step + 1)
     session.optimizer.zero_grad(set_to_none=True)
     return StepStats(
         loss=loss_value,
@@ -194,10 +207,11 @@ def report(session: Session, stats: StepStats, stage: Stage) -> None:
 def validate(session: Session) -> None:
     """Judge the adapter on the held-out windows and keep it in best/ when it is the best so far."""
     assert session.validation is not None
-    set_training(session, False)
-    result = session.validation.run(session.model)
-    set_training(session, True)
     state = session.state
+    set_training(session, False)
+    with session.averaging.in_use():
+        result = session.validation.run(session.model)
+    set_training(session, True)
     state.last_validation = result.loss
     session.record.validation(state.step, result)
     # Step 0 has no adapter to keep: it is the measure that the adapter has to beat.
@@ -215,7 +229,9 @@ def set_training(session: Session, training: bool) -> None:
 
 def save(session: Session) -> None:
     """Write a checkpoint and remove those beyond the number to keep."""
-    path = save_checkpoint(session.run.checkpoints, session.adapter, session.tag, session.optimizer, session.state)
+    path = save_checkpoint(
+        session.run.checkpoints, session.adapter, session.tag, session.optimizer, session.averaging, session.state
+    )
     prune_checkpoints(session.run.checkpoints, session.settings.keep_last)
     session.record.event("checkpoint", step=session.state.step, path=path.name)
 
@@ -230,6 +246,6 @@ def write_adapter(session: Session, folder: Path, step: int, reason: str) -> Non
         "reason": reason,
         "run": session.run.path.name,
     }
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary, session.averaging.in_use():
         write_adapter_files(session.adapter, temporary, session.tag)
         (temporary / "training.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")

@@ -77,6 +77,24 @@ def timestep_quantile(draw: str, mu: float, sigma: float, share: float) -> float
     return 1 / (1 + math.exp(-(mu + sigma * normal)))
 
 
+def snr_weights(t: Tensor, gamma: float) -> Tensor:
+    """Min-SNR weights min(snr, γ) / snr with snr = ((1 - t) / t)²: 1 where noise prevails, below it where t → 0.
+
+    t: (B,) in [0, 1]. Source: Min-SNR weighting in its noise-prediction form, as other ACE-Step trainers use it
+    (side-step-interop.md §5.4).
+    """
+    t = t.float().clamp(1e-4, 1 - 1e-4)
+    snr = ((1 - t) / t).square()
+    return snr.clamp(max=gamma) / snr
+
+
+def strata_quantiles(count: int, generator: torch.Generator) -> list[float]:
+    """`count` shares in (0, 1), one from each of `count` equal bins, in random order."""
+    order = torch.randperm(count, generator=generator)
+    inside = torch.rand(count, generator=generator, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
+    return ((order + inside) / count).tolist()
+
+
 def validation_timesteps(draw: str, mu: float, sigma: float, count: int) -> list[float]:
     """`count` fixed timesteps that stand for equal shares of the draws: the middles of `count` quantile bins."""
     return [timestep_quantile(draw, mu, sigma, (index + 0.5) / count) for index in range(count)]

@@ -1,72 +1,108 @@
-"""Optimizers and learning-rate schedules by name. A schedule is a pure function of the step."""
+"""Optimizers by name, and what each needs done with the learning rate."""
 
 from __future__ import annotations
 
-import math
+import contextlib
+import io
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 import torch
 
+from acestep.core.errors import UserError
 from acestep.settings import OptimizerSettings
 
-WARMUP_START = 0.1
-"""Warm-up begins at this share of the learning rate."""
-FLOOR = 0.01
-"""Decaying schedules end at this share of the learning rate."""
-LONGEST_WARMUP = 0.1
-"""Warm-up never takes more than this share of the run."""
+Parameters = Sequence[torch.nn.Parameter]
+PRODIGY_RATES = (0.1, 10.0)
+"""Prodigy finds its own rate; its setting is a factor near 1. Rates outside this range were meant for others."""
 
 
-def _adamw(parameters: Sequence[torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
+def _adamw(parameters: Parameters, settings: OptimizerSettings, warmup_steps: int) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=_can_fuse(parameters)
     )
 
 
-def _can_fuse(parameters: Sequence[torch.nn.Parameter]) -> bool:
+def _can_fuse(parameters: Parameters) -> bool:
     kinds = {parameter.device.type for parameter in parameters}
     return kinds <= {"cuda", "cpu", "xpu"} and len(kinds) == 1
 
 
-OPTIMIZERS: dict[str, Callable[[Sequence[torch.nn.Parameter], OptimizerSettings], torch.optim.Optimizer]] = {
+def _adamw8bit(parameters: Parameters, settings: OptimizerSettings, warmup_steps: int) -> torch.optim.Optimizer:
+    if find_spec("bitsandbytes") is None:
+        raise UserError("The optimizer adamw8bit needs the package bitsandbytes.", fix="Run the installer again.")
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def _adafactor(parameters: Parameters, settings: OptimizerSettings, warmup_steps: int) -> torch.optim.Optimizer:
+    from transformers import Adafactor
+
+    # Its own step sizes off: the rate is the user's, and the schedule the run's.
+    return Adafactor(
+        parameters,
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        scale_parameter=False,
+        relative_step=False,
+        warmup_init=False,
+    )
+
+
+def _prodigy(parameters: Parameters, settings: OptimizerSettings, warmup_steps: int) -> torch.optim.Optimizer:
+    from prodigyopt import Prodigy
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it announces its weight decay where results are printed
+        return Prodigy(
+            parameters,
+            lr=peak_rate(settings),
+            weight_decay=settings.weight_decay,
+            decouple=True,
+            use_bias_correction=True,
+            safeguard_warmup=True,  # without it the warm-up's small rates inflate the estimate
+        )
+
+
+def _schedule_free(parameters: Parameters, settings: OptimizerSettings, warmup_steps: int) -> torch.optim.Optimizer:
+    from schedulefree import AdamWScheduleFree
+
+    # It weighs its average by the rates it has seen, so the warm-up must be its own.
+    return AdamWScheduleFree(
+        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, warmup_steps=warmup_steps
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[Parameters, OptimizerSettings, int], torch.optim.Optimizer]] = {
     "adamw": _adamw,
+    "adamw8bit": _adamw8bit,
+    "adafactor": _adafactor,
+    "prodigy": _prodigy,
+    "schedule_free": _schedule_free,
 }
 
 
-def _cosine(progress: float) -> float:
-    return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * progress)) / 2
+def peak_rate(settings: OptimizerSettings) -> float:
+    """The rate that the schedule starts from: the user's, or 1 for Prodigy where another optimizer's was typed."""
+    if settings.optimizer != "prodigy":
+        return settings.learning_rate
+    lowest, highest = PRODIGY_RATES
+    return settings.learning_rate if lowest <= settings.learning_rate <= highest else 1.0
 
 
-def _linear(progress: float) -> float:
-    return 1 - (1 - FLOOR) * progress
+def rate_notes(settings: OptimizerSettings) -> list[str]:
+    """What the user should know about how the learning rate is used, in sentences."""
+    notes = []
+    if settings.optimizer == "prodigy" and peak_rate(settings) != settings.learning_rate:
+        notes.append(f"Prodigy finds its own learning rate; its factor is 1 and not {settings.learning_rate:g}.")
+    if settings.optimizer == "schedule_free" and settings.schedule != "constant":
+        notes.append(f"The schedule-free optimizer needs no schedule, so {settings.schedule} is not used.")
+    return notes
 
 
-def _constant(progress: float) -> float:
-    return 1.0
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {"cosine": _cosine, "linear": _linear, "constant": _constant}
-"""Share of the learning rate after warm-up, from the share of the remaining run that is done (0 to 1)."""
-
-
-def warmup_length(settings: OptimizerSettings, total_steps: int) -> int:
-    """Steps of warm-up in a run of `total_steps`: what was asked for, at most a tenth of the run."""
-    return min(settings.warmup_steps, int(total_steps * LONGEST_WARMUP))
-
-
-def learning_rate(settings: OptimizerSettings, step: int, total_steps: int) -> float:
-    """The learning rate of optimizer step `step`, counted from 0, in a run of `total_steps`."""
-    warmup = warmup_length(settings, total_steps)
-    if step < warmup:
-        share = WARMUP_START + (1 - WARMUP_START) * step / warmup
-    else:
-        share = SCHEDULES[settings.schedule](min(1.0, (step - warmup) / max(1, total_steps - 1 - warmup)))
-    return settings.learning_rate * share
-
-
-def make_optimizer(parameters: Sequence[torch.nn.Parameter], settings: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Parameters, settings: OptimizerSettings, warmup_steps: int = 0) -> torch.optim.Optimizer:
     """The optimizer named in the settings over fp32 adapter parameters."""
-    return OPTIMIZERS[settings.optimizer](parameters, settings)
+    return OPTIMIZERS[settings.optimizer](parameters, settings, warmup_steps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -24,13 +24,15 @@ from acestep.model.identity import transformer_fingerprint
 from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
 from acestep.preprocess.store import TensorStore
 from acestep.settings import TrainSettings
+from acestep.training.averaging import make_averaging
 from acestep.training.checkpoints import load_checkpoint, resume_point
 from acestep.training.data import EpochOrder, Flow, TrainingData, load_data
 from acestep.training.forward import FlowModel
 from acestep.training.loop import Plan, Session, fit, set_training, write_adapter
-from acestep.training.optimizers import make_optimizer, warmup_length
+from acestep.training.optimizers import make_optimizer, rate_notes
 from acestep.training.recorder import MetricSink, Recorder
 from acestep.training.runs import RunFolder, RunSummary, summarise
+from acestep.training.schedules import warmup_length
 from acestep.training.validation import Validation
 
 CHANGEABLE_ON_RESUME = frozenset(
@@ -101,7 +103,7 @@ def train(
     try:
         session = _open_session(checkpoint, store, settings, data, order, plan, choice, run, recorder)
         if point:
-            session.state = load_checkpoint(point, session.adapter, session.optimizer)
+            session.state = load_checkpoint(point, session.adapter, session.optimizer, session.averaging)
             session.resumed_at = session.state.step
         _announce(session, choice, job)
         set_training(session, True)
@@ -150,7 +152,8 @@ def _open_session(
         transformer, load_silence_latent(checkpoint), load_null_condition(checkpoint), choice.torch_device
     )
     fabric = _fabric(choice)
-    model.call, optimizer = fabric.setup(transformer, make_optimizer(adapter.parameters(), settings))
+    plain = make_optimizer(adapter.parameters(), settings, warmup_length(settings, plan.total_steps))
+    model.call, optimizer = fabric.setup(transformer, plain)
     position = store.info.tag_position if settings.tag_position is None else settings.tag_position
     return Session(
         settings=settings,
@@ -160,6 +163,7 @@ def _open_session(
         adapter=adapter,
         tag=TriggerTag(store.info.trigger_word, position),
         optimizer=optimizer,
+        averaging=make_averaging(adapter, plain, settings),
         data=data,
         order=order,
         flow=flow,
@@ -242,7 +246,7 @@ def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
     ]
     for line in lines:
         job.say(line)
-    for note in data.notes:
+    for note in (*data.notes, *rate_notes(settings), *session.adapter.notes):
         session.record.warn(session.state.step, note)
     session.record.event(
         "start" if session.resumed_at is None else "resume",

@@ -18,6 +18,8 @@ from acestep.training.objective import (
     flow_loss,
     flow_target,
     item_losses,
+    snr_weights,
+    strata_quantiles,
     timestep_quantile,
     validation_timesteps,
 )
@@ -114,3 +116,31 @@ def test_derived_draws_depend_on_every_part_and_on_nothing_else() -> None:
     assert torch.equal(first, torch.rand(3, generator=derived_generator(1, "a", 2)))
     assert not torch.equal(first, torch.rand(3, generator=derived_generator(1, "a", 3)))
     assert not torch.equal(first, torch.rand(3, generator=derived_generator(12, "a", "")))
+
+
+def test_min_snr_weights_at_both_ends_and_between() -> None:
+    """Weight 1 while the ratio is at most γ = 5, that is for t above 1 / (1 + √5); then γ (t / (1 - t))²."""
+    t = torch.tensor([0.0, 0.01, 0.2, 0.309, 0.31, 0.6, 1.0])
+    found = snr_weights(t, 5.0).tolist()
+    for value, weight in zip(t.tolist(), found, strict=True):
+        value = min(max(value, 1e-4), 1 - 1e-4)
+        expected = 1.0 if value >= 1 / (1 + math.sqrt(5)) else 5 * (value / (1 - value)) ** 2
+        assert weight == pytest.approx(expected, rel=1e-4)
+
+
+@given(st.integers(1, 40), st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_strata_hold_one_share_each(count: int, seed: int) -> None:
+    shares = strata_quantiles(count, torch.Generator().manual_seed(seed))
+    assert sorted(int(share * count) for share in shares) == list(range(count))
+
+
+def test_stratified_draws_keep_the_distribution_and_lower_the_variance() -> None:
+    generator = torch.Generator().manual_seed(3)
+    plain, spread = [], []
+    for _ in range(300):
+        plain.append(sum(TIMESTEP_DRAWS["model"](-0.4, 1.0, generator) for _ in range(8)) / 8)
+        shares = strata_quantiles(8, generator)
+        spread.append(sum(timestep_quantile("model", -0.4, 1.0, share) for share in shares) / 8)
+    assert sum(spread) / 300 == pytest.approx(sum(plain) / 300, abs=0.015)
+    assert torch.tensor(spread).var() < torch.tensor(plain).var() / 10

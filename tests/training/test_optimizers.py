@@ -1,4 +1,4 @@
-"""Learning rates at every step against closed forms."""
+"""Learning rates at every step against closed forms; optimizers and what they are given."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acestep.core.errors import UserError
 from acestep.settings import OptimizerSettings
-from acestep.training.optimizers import SCHEDULES, learning_rate, make_optimizer, set_learning_rate, warmup_length
+from acestep.settings.formula import VARIABLES, Formula
+from acestep.training.optimizers import make_optimizer, peak_rate, rate_notes, set_learning_rate
+from acestep.training.schedules import SCHEDULES, Length, learning_rate, warmup_length
 
 RATE = 3e-4
 
 
 def rates(total: int, **values: object) -> list[float]:
     chosen = OptimizerSettings.parse({"learning_rate": RATE, **values}, "test")
-    return [learning_rate(chosen, step, total) for step in range(total)]
+    return [learning_rate(chosen, step, Length(total, 10)) for step in range(total)]
 
 
-@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES.keys() - {"constant"}))
 def test_warmup_rises_linearly_from_a_tenth(schedule: str) -> None:
     found = rates(500, schedule=schedule, warmup_steps=40)
     for step in range(40):
@@ -55,6 +58,92 @@ def test_linear_and_constant() -> None:
 def test_rates_stay_between_floor_and_peak(schedule: str, total: int, warmup: int) -> None:
     found = rates(total, schedule=schedule, warmup_steps=warmup)
     assert all(0.0099 * RATE <= rate <= RATE * 1.0001 for rate in found)
+
+
+def test_restarts_double_and_end_with_the_run() -> None:
+    found = rates(401, schedule="cosine_restarts", warmup_steps=0)
+    starts = [step for step in range(1, 401) if found[step] > 1.5 * found[step - 1]]
+    assert starts == [100, 300]  # a quarter of the run, then cycles of a half and more
+    for step in range(100):
+        assert found[step] == pytest.approx(RATE * (0.01 + 0.495 * (1 + math.cos(math.pi * step / 100))))
+    assert found[200] == pytest.approx(RATE * (0.01 + 0.495))
+    assert found[99] < 0.012 * RATE
+
+
+def test_constant_with_warmup_warms_up_and_constant_does_not() -> None:
+    assert set(rates(300, schedule="constant", warmup_steps=50)) == {RATE}
+    warmed = rates(300, schedule="constant_with_warmup", warmup_steps=50)
+    assert warmed[0] == pytest.approx(RATE / 10 * (1 + 0)) and set(warmed[30:]) == {RATE}
+
+
+def test_a_formula_gives_the_rate_after_warm_up() -> None:
+    formula = "base_lr * (0.5 if progress > 0.5 else 1) * max(0.1, 1 - epoch / total_epochs)"
+    found = rates(101, schedule="formula", schedule_formula=formula, warmup_steps=0)
+    for step in (0, 9, 10, 50, 51, 100):
+        share = (0.5 if step / 100 > 0.5 else 1) * max(0.1, 1 - (step // 10) / 11)
+        assert found[step] == pytest.approx(RATE * share)
+
+
+def test_where_a_formula_has_no_answer_the_plain_rate_is_used() -> None:
+    found = rates(10, schedule="formula", schedule_formula="base_lr * log(progress)", warmup_steps=0)
+    assert found[0] == RATE  # the logarithm of 0
+    assert found[5] == RATE  # a negative rate
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "__import__('os').system('true')",
+        "().__class__",
+        "[1][0]",
+        "lambda: 1",
+        "base_lr.real",
+        "open('x')",
+        "'a' * 9",
+        "x",
+    ],
+)
+def test_a_formula_cannot_reach_python(formula: str) -> None:
+    with pytest.raises(UserError, match="schedule_formula"):
+        OptimizerSettings.parse({"schedule": "formula", "schedule_formula": formula}, "test")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_formula_or_a_sentence(text: str) -> None:
+    try:
+        value = Formula(text)(dict.fromkeys(VARIABLES, 1.0))
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert isinstance(value, float)
+
+
+def test_huge_powers_do_not_hang() -> None:
+    assert math.isnan(Formula("9 ** 9 ** 9 ** 9")(dict.fromkeys(VARIABLES, 1.0)))
+
+
+@pytest.mark.parametrize(("typed", "used"), [(1e-4, 1.0), (3e-4, 1.0), (1.0, 1.0), (0.5, 0.5), (50.0, 1.0)])
+def test_prodigy_learns_whatever_rate_was_typed(typed: float, used: float) -> None:
+    chosen = OptimizerSettings(optimizer="prodigy", learning_rate=typed)
+    assert peak_rate(chosen) == used
+    assert bool(rate_notes(chosen)) == (typed != used)
+    parameter = torch.nn.Parameter(torch.full((4,), 2.0))
+    optimizer = make_optimizer([parameter], chosen)
+    for step in range(1000):
+        set_learning_rate(optimizer, learning_rate(chosen, step, Length(1000)))
+        optimizer.zero_grad()
+        parameter.square().sum().backward()
+        optimizer.step()
+    assert parameter.abs().max() < 0.5
+    (group,) = optimizer.param_groups
+    assert (group["use_bias_correction"], group["safeguard_warmup"]) == (True, True)
+
+
+def test_adafactor_keeps_to_the_users_rate() -> None:
+    (group,) = make_optimizer(
+        [torch.nn.Parameter(torch.ones(3, 3))], OptimizerSettings(optimizer="adafactor", learning_rate=0.01)
+    ).param_groups
+    assert (group["lr"], group["relative_step"], group["scale_parameter"]) == (0.01, False, False)
 
 
 def test_adamw_gets_the_settings() -> None:

@@ -32,6 +32,14 @@ KINDS = [
     pytest.param({"adapter": "lora", "dora": True, "rslora": True, "attention": "self", "train_mlp": True}, id="dora"),
     pytest.param({"adapter": "lokr", "lokr_dropout": 0.1}, id="lokr"),
 ]
+OPTIMIZERS = [
+    pytest.param({"optimizer": "adamw8bit"}, id="adamw8bit"),
+    pytest.param({"optimizer": "adafactor", "schedule": "cosine_restarts"}, id="adafactor"),
+    pytest.param({"optimizer": "prodigy", "schedule": "constant_with_warmup"}, id="prodigy"),
+    pytest.param({"optimizer": "schedule_free", "schedule": "constant"}, id="schedule-free"),
+    pytest.param({"ema_decay": 0.9, "schedule": "linear"}, id="ema"),
+    pytest.param({"stratified_timesteps": True, "loss_weighting": "min_snr"}, id="stratified"),
+]
 
 
 def stop_after(steps: int) -> Job:
@@ -47,7 +55,8 @@ def stop_after(steps: int) -> Job:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(next(path for path in folder.glob("*.safetensors") if path.name != "optimizer.safetensors"))
+    others = ("optimizer.safetensors", "training_weights.safetensors")
+    return load_file(next(path for path in folder.glob("*.safetensors") if path.name not in others))
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
@@ -83,7 +92,7 @@ def test_a_run_learns_and_leaves_everything_behind(
     assert kinds[0] == "start" and kinds[-1] == "end" and kinds.count("step") == 40
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *OPTIMIZERS])
 def test_stop_and_resume_equal_an_uninterrupted_run(
     make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, kind: dict
 ) -> None:
@@ -105,6 +114,28 @@ def test_stop_and_resume_equal_an_uninterrupted_run(
         load_file(tmp_path / name / "checkpoints/step_000009/optimizer.safetensors") for name in ("whole", "parts")
     ]
     assert all(torch.equal(moments[0][key], moments[1][key]) for key in moments[0])
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_learns(make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, kind: dict) -> None:
+    settings = short_run(max_steps=60, validate_every=20, learning_rate=5e-3, dropout=0.0, **kind)
+    summary = train(checkpoint, make_store(), tmp_path / "run", settings, Job()).summary
+    assert summary.best_validation < 0.97 * summary.first_validation
+
+
+def test_the_average_is_what_is_kept_and_judged(make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """EMA recomputed from the trained weights of every step."""
+    settings = short_run(max_steps=5, ema_decay=0.5, save_every_steps=1, keep_last=0, validation="none")
+    run = train(checkpoint, make_store(), tmp_path / "run", settings, Job()).run
+    trained = [load_file(path / "training_weights.safetensors") for path in list_checkpoints(run.checkpoints)]
+    name = next(key for key in trained[0] if "lora_A" in key)
+    torch.manual_seed(settings.seed)
+    adapter = attach(load_transformer(checkpoint, torch.float32, torch.device("cpu")), settings)
+    shadow = adapter.tensors()[name].clone()
+    for step, weights_then in enumerate(trained, start=1):
+        decay = min(0.5, (1 + step) / (10 + step))
+        shadow = decay * shadow + (1 - decay) * weights_then[name]
+        torch.testing.assert_close(weights(run.checkpoints / f"step_{step:06d}")[name], shadow, rtol=1e-5, atol=1e-7)
 
 
 def command(store: Path, checkpoint: Checkpoint, out: Path, settings: TrainSettings) -> list[str]:
@@ -252,9 +283,9 @@ def test_resume_refuses_another_run(make_store: MakeStore, checkpoint: Checkpoin
     train(checkpoint, store, run, short_run(), stop_after(2))
     with pytest.raises(UserError, match=r"cannot change rank"):
         train(checkpoint, store, run, short_run(rank=8), Job(), resume=run)
-    with pytest.raises(UserError, match="tensor folder .* is not the one"):
+    with pytest.raises(UserError, match=r"tensor folder .* is not the one"):
         train(checkpoint, make_store([Shape(70)] * 8, name="other"), run, short_run(), Job(), resume=run)
-    with pytest.raises(UserError, match="is not a run folder|does not exist|holds no checkpoint"):
+    with pytest.raises(UserError, match=r"is not a run folder|does not exist|holds no checkpoint"):
         train(checkpoint, store, run, short_run(), Job(), resume=tmp_path)
     longer = train(checkpoint, store, run, short_run(max_steps=8), Job(), resume=run)
     assert longer.summary.step == 8
