@@ -241,17 +241,19 @@ class DoctorOptions(CommandOptions):
 def doctor(options: DoctorOptions, job: Job) -> Output:
     """What is installed, which device, memory and disk, which models, and what to put right."""
     from acestep.core.health import all_checks, failed
-    from acestep.model.checkpoints import find_checkpoints
+    from acestep.model.checkpoints import survey_checkpoints
 
     checks = all_checks(Path.cwd())
-    models = find_checkpoints([options.checkpoints]) if options.checkpoints.is_dir() else []
+    models, problems = survey_checkpoints([options.checkpoints]) if options.checkpoints.is_dir() else ([], [])
     lines = [str(check) for check in checks]
     lines += [f"model: {model.name} ({model.variant.name}, {model.layout} layout) in {model.dit}" for model in models]
+    lines += _problem_lines(problems)
     if not models:
         lines.append(f"model: none in {options.checkpoints}; `acestep download turbo` fetches one, the demo needs none")
     data = {
         "checks": [check.to_dict() for check in checks],
         "models": [{"name": model.name, "path": str(model.dit), "layout": model.layout} for model in models],
+        "problems": [problem.to_dict() for problem in problems],
     }
     return Output(data, lines, 1 if failed(checks) else 0)
 
