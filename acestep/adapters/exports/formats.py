@@ -1,0 +1,333 @@
+"""What each program loads: one writer a format.
+
+| format    | program                        | what is written                                              |
+|-----------|--------------------------------|--------------------------------------------------------------|
+| peft      | ACE-Step app, PEFT             | folder: adapter_config.json, adapter_model.safetensors, card |
+| lycoris   | ACE-Step app, LyCORIS          | lokr_weights.safetensors with its configuration inside       |
+| comfyui   | ComfyUI                        | one file with names and scales as ComfyUI understands them   |
+| diffusers | AceStepPipeline of diffusers   | pytorch_lora_weights.safetensors, scale folded into lora_B   |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from acestep import __version__
+from acestep.adapters.exports.diffusers_lokr import lokr_entries
+from acestep.adapters.exports.opened import OpenAdapter
+from acestep.adapters.exports.placing import Entry, place_file, place_folder, write_safetensors
+from acestep.adapters.exports.refit import RefitError, refit
+from acestep.adapters.families import FAMILIES
+from acestep.adapters.files import SaveDtype, write_adapter_files
+from acestep.adapters.peft_format import CONFIG_FILE
+from acestep.core.errors import UserError
+from acestep.core.jobs import Job
+from acestep.model.names import module_to_original
+
+Format = Literal["comfyui", "peft", "diffusers", "lycoris"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+DoraRoute = Literal["diff", "refit"]
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+COMFYUI_PREFIX = "diffusion_model.decoder."
+_STORED = {"bf16": "BF16", "fp32": "F32"}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export. `refit_rank` 0 takes twice the adapter's own rank."""
+
+    dtype: SaveDtype = "bf16"
+    dora: DoraRoute = "diff"
+    refit_rank: int = 0
+    model_name: str = ""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written. `new` is False when the same files were there already."""
+
+    format: Format
+    path: Path
+    new: bool
+    modules: int
+    tensors: int
+    size_bytes: int
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "path": str(self.path), "notes": list(self.notes)}
+
+
+@dataclass
+class _Content:
+    """Tensors of a file to be, in fp32; those named in `exact` are stored so, the others in the wanted type."""
+
+    tensors: dict[str, Callable[[], Tensor]]
+    shapes: dict[str, tuple[int, ...]]
+    exact: set[str]
+    notes: list[str]
+    metadata: dict[str, str]
+
+    def add(self, name: str, tensor: Tensor, exact: bool = False) -> None:
+        self.tensors[name] = lambda: tensor
+        self.shapes[name] = tuple(tensor.shape)
+        if exact:
+            self.exact.add(name)
+
+    def add_later(self, name: str, shape: tuple[int, ...], make: Callable[[], Tensor]) -> None:
+        """A tensor that is made when it is written: full differences do not fit into memory together."""
+        self.tensors[name] = make
+        self.shapes[name] = shape
+
+
+def export_adapter(
+    adapter: OpenAdapter,
+    to: Format,
+    out: Path,
+    options: ExportOptions = ExportOptions(),
+    job: Job | None = None,
+    finish: Callable[[Path], None] | None = None,
+) -> ExportReport:
+    """Write an adapter for another program.
+
+    `finish` may add files to a folder before it appears (the card). Raises a UserError when the format cannot hold
+    the adapter, or when something else is at `out` already.
+    """
+    job = job or Job()
+    out = out.expanduser()
+    if to in ("peft", "lycoris"):
+        return _own_format(adapter, to, out, options, finish)
+    build = _comfyui if to == "comfyui" else _diffusers
+    content = build(adapter, options, job)
+    as_file = out.suffix == ".safetensors"
+    if to == "comfyui" and not as_file:
+        if out.is_dir():
+            raise UserError(f"{out} is a folder; ComfyUI wants one file.", fix="End --out in .safetensors.")
+        out, as_file = out.with_name(f"{out.name}.safetensors"), True
+
+    def write(path: Path) -> None:
+        _write(content, path, options.dtype, job)
+
+    def fill(folder: Path) -> None:
+        write(folder / DIFFUSERS_FILE)
+        if finish:
+            finish(folder)
+
+    new = place_file(out, write) if as_file else place_folder(out, fill)
+    return _report(to, out, new, len(adapter.modules), len(content.shapes), content.notes)
+
+
+def _report(
+    to: Format, path: Path, new: bool, modules: int, tensors: int, notes: list[str] | tuple[str, ...]
+) -> ExportReport:
+    files = [path] if path.is_file() else list(path.rglob("*.safetensors"))
+    size = sum(file.stat().st_size for file in files)
+    return ExportReport(to, path, new, modules, tensors, size, tuple(notes))
+
+
+def _write(content: _Content, path: Path, dtype: SaveDtype, job: Job) -> None:
+    import torch
+
+    types = {"F32": torch.float32, "BF16": torch.bfloat16}
+    entries = [
+        Entry(name, "F32" if name in content.exact else _STORED[dtype], shape) for name, shape in content.shapes.items()
+    ]
+    with job.stage("writing", len(entries), "tensors") as stage:
+
+        def data(entry: Entry) -> Tensor:
+            stage.advance()
+            return content.tensors[entry.name]().to(types[entry.dtype])
+
+        write_safetensors(path, entries, data, content.metadata)
+
+
+# the official app -------------------------------------------------------------------------------------------------
+
+
+def _own_format(
+    adapter: OpenAdapter, to: Format, out: Path, options: ExportOptions, finish: Callable[[Path], None] | None
+) -> ExportReport:
+    family = FAMILIES[adapter.source.kind]
+    native: Format = "peft" if family.config_file == CONFIG_FILE else "lycoris"
+    if native != to:
+        raise UserError(
+            f"A {adapter.adapter.name} adapter has no {to} form that the ACE-Step app reads.",
+            fix=f"Export it with --to {native}.",
+        )
+
+    def fill(folder: Path) -> None:
+        write_adapter_files(adapter.adapter, folder, adapter.source.tag, options.dtype)
+        if finish:
+            finish(folder)
+
+    def write(path: Path) -> None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+            write_adapter_files(adapter.adapter, Path(temporary), adapter.source.tag, options.dtype)
+            (Path(temporary) / family.weights_file).replace(path)
+
+    as_file = to == "lycoris" and out.suffix == ".safetensors"
+    new = place_file(out, write) if as_file else place_folder(out, fill)
+    return _report(to, out, new, len(adapter.modules), len(adapter.adapter.tensors()), [])
+
+
+# ComfyUI ----------------------------------------------------------------------------------------------------------
+
+
+def _comfyui(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content:
+    content = _Content({}, {}, set(), [], _metadata(adapter, options))
+    if adapter.learns_lengths and options.dora == "refit":
+        _add_refit(content, adapter, options, job, _comfyui_low_rank)
+    elif adapter.learns_lengths or adapter.source.kind not in ("lora", "lokr"):
+        adapter.require_base("ComfyUI needs the full difference of every module")
+        for module in adapter.modules:
+            _add_difference(content, adapter, module)
+        content.metadata["content"] = "full weight differences"
+        content.notes.append(
+            f"ComfyUI computes {_kind(adapter)} differently from how it was trained, so the full difference of every "
+            "weight is stored: exact, but as large as the weights themselves. --dora refit makes a small file."
+        )
+    elif adapter.source.kind == "lora":
+        for module in adapter.modules:
+            own = adapter.tensors_of(module)
+            rank = own["lora_A.weight"].shape[0]
+            # ComfyUI multiplies with alpha / rank and knows no other rule
+            alpha = adapter.spec.scale_of(module_to_original(module)) * rank
+            _comfyui_low_rank(content, module, own["lora_A.weight"], own["lora_B.weight"], alpha)
+    else:
+        for module in adapter.modules:
+            _add_kronecker(content, adapter, module)
+    return content
+
+
+def _comfyui_low_rank(content: _Content, module: str, down: Tensor, up: Tensor, alpha: float) -> None:
+    import torch
+
+    stem = f"{COMFYUI_PREFIX}{module_to_original(module)}"
+    content.add(f"{stem}.lora_down.weight", down)
+    content.add(f"{stem}.lora_up.weight", up)
+    content.add(f"{stem}.alpha", torch.tensor(float(alpha)), exact=True)
+
+
+def _add_difference(content: _Content, adapter: OpenAdapter, module: str) -> None:
+    name = f"{COMFYUI_PREFIX}{module_to_original(module)}.diff"
+    content.add_later(name, adapter.shapes[module], lambda: adapter.delta(module))
+
+
+def _add_kronecker(content: _Content, adapter: OpenAdapter, module: str) -> None:
+    """LyCORIS names; ComfyUI scales with alpha / rank when a factor is split, and not at all when both are whole."""
+    import torch
+
+    own = adapter.tensors_of(module)
+    if len(adapter.shapes[module]) != 2:  # ComfyUI multiplies out the factors of two-dimensional kernels only
+        _add_difference(content, adapter, module)
+        return
+    scale = kronecker_scale(adapter.spec, own)
+    stem = f"lycoris_{module_to_original(module).replace('.', '_')}"
+    rank = next((own[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if name in own), None)
+    if rank is None:
+        own["lokr_w1"] = own["lokr_w1"] * scale
+        own["alpha"] = torch.tensor(1.0)
+    else:
+        own["alpha"] = torch.tensor(scale * rank)
+    for name, tensor in own.items():
+        content.add(f"{stem}.{name}", tensor, exact=name == "alpha")
+
+
+def kronecker_scale(spec: Any, own: dict[str, Tensor]) -> float:
+    """What LyCORIS multiplies kron(w1, w2) with. The alpha in a file is the dimension where both factors are whole."""
+    divisor = spec.linear_dim**0.5 if spec.rs_lora else spec.linear_dim
+    return float(own["alpha"]) / divisor
+
+
+# diffusers --------------------------------------------------------------------------------------------------------
+
+
+def _diffusers(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content:
+    content = _Content({}, {}, set(), [], _metadata(adapter, options))
+    if adapter.learns_lengths and options.dora == "refit":
+        _add_refit(content, adapter, options, job, _diffusers_low_rank)
+    elif adapter.learns_lengths:
+        raise UserError(
+            f"diffusers does not apply {_kind(adapter)}: it would leave the learned lengths out.",
+            fix="Re-fit it to a plain LoRA with --dora refit, or merge it into the model with acestep merge.",
+        )
+    elif adapter.source.kind == "lora":
+        for module in adapter.modules:
+            own = adapter.tensors_of(module)
+            rank = own["lora_A.weight"].shape[0]
+            alpha = adapter.spec.scale_of(module_to_original(module)) * rank
+            _diffusers_low_rank(content, module, own["lora_A.weight"], own["lora_B.weight"], alpha)
+    elif adapter.source.kind == "lokr":
+        for name, tensor in lokr_entries(adapter, kronecker_scale).items():
+            content.add(name, tensor)
+        content.notes.append(
+            "AceStepPipeline.load_lora_weights refuses LoKr; load this one into the transformer: "
+            f'pipe.transformer.load_lora_adapter(folder, weight_name="{DIFFUSERS_FILE}").'
+        )
+    else:
+        raise UserError(
+            f"diffusers has no loader for {adapter.adapter.name}.", fix="Merge it into the model with acestep merge."
+        )
+    return content
+
+
+def _diffusers_low_rank(content: _Content, module: str, down: Tensor, up: Tensor, alpha: float) -> None:
+    """diffusers finds no alpha in a file and takes the rank for it, so the scale goes into lora_B."""
+    content.add(f"transformer.{module}.lora_A.weight", down)
+    content.add(f"transformer.{module}.lora_B.weight", up * (alpha / down.shape[0]))
+
+
+# both -------------------------------------------------------------------------------------------------------------
+
+
+def _add_refit(
+    content: _Content,
+    adapter: OpenAdapter,
+    options: ExportOptions,
+    job: Job,
+    add: Callable[[_Content, str, Tensor, Tensor, float], None],
+) -> None:
+    """Replace each module's difference by its best low-rank approximation, and say how good it is."""
+    adapter.require_base("A re-fit needs the difference of every module")
+    error = RefitError()
+    with job.stage("re-fitting", len(adapter.modules), "modules") as stage:
+        for module in adapter.modules:
+            job.check_stop()
+            delta = adapter.delta(module)
+            rank = options.refit_rank or 2 * getattr(adapter.spec, "r", getattr(adapter.spec, "linear_dim", 32))
+            down, up = refit(delta.reshape(delta.shape[0], -1), rank)
+            error.add(module_to_original(module), delta, up @ down)
+            add(content, module, down, up, float(down.shape[0]))
+            stage.advance()
+    content.metadata |= {"content": "low-rank re-fit", "refit_error": f"{error.total:.4f}"}
+    content.notes.append(
+        f"The re-fit leaves out {error.total:.1%} of the adapter's effect (relative Frobenius norm of the difference), "
+        f"at worst {error.worst:.1%} in {error.worst_module}. A higher --refit-rank leaves out less."
+    )
+
+
+def _metadata(adapter: OpenAdapter, options: ExportOptions) -> dict[str, str]:
+    """What people find in a file's header; no program needs it."""
+    spec = adapter.spec
+    facts = {
+        "format": "pt",
+        "software": f"acestep-lora-trainer {__version__}",
+        "adapter": _kind(adapter),
+        "rank": str(getattr(spec, "r", getattr(spec, "linear_dim", ""))),
+        "trigger_word": adapter.source.tag.word,
+        "tag_position": adapter.source.tag.position if adapter.source.tag.word else "",
+        "model": options.model_name,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _kind(adapter: OpenAdapter) -> str:
+    return "DoRA" if getattr(adapter.spec, "use_dora", False) else adapter.adapter.name
