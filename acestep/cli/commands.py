@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.cli.arguments import POSITIONAL, CommandOptions
 from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, problem_lines
+from acestep.cli.export_commands import EXPORT_COMMANDS
 from acestep.cli.preset_commands import PRESET_COMMANDS
 from acestep.cli.terminal import confirm
 from acestep.core.errors import UserError
@@ -247,7 +248,7 @@ def doctor(options: DoctorOptions, job: Job) -> Output:
     models, problems = survey_checkpoints([options.checkpoints]) if options.checkpoints.is_dir() else ([], [])
     lines = [str(check) for check in checks]
     lines += [f"model: {model.name} ({model.variant.name}, {model.layout} layout) in {model.dit}" for model in models]
-    lines += _problem_lines(problems)
+    lines += problem_lines(problems)
     if not models:
         lines.append(f"model: none in {options.checkpoints}; `acestep download turbo` fetches one, the demo needs none")
     data = {
@@ -306,6 +307,7 @@ COMMANDS: dict[str, Command] = {
         Command("train", "train an adapter", TrainOptions, train),
         Command("generate", "text to music with or without an adapter", GenerateOptions, generate),
         Command("runs", "list, show and compare runs", RunsOptions, runs),
+        *EXPORT_COMMANDS,
         *PRESET_COMMANDS,
     )
 }
