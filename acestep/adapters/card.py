@@ -46,16 +46,19 @@ class CardFacts:
     validations: Sequence[tuple[int, float]] = ()
 
 
-def write_card(folder: Path, facts: CardFacts = CardFacts()) -> Path:
-    """Write README.md into an adapter folder; the same facts make the same text."""
+def write_card(folder: Path, facts: CardFacts = CardFacts(), adapter: Path | None = None) -> Path:
+    """Write README.md into a folder; the same facts make the same text.
+
+    `adapter` is the adapter the card is about, where the folder holds another program's form of it.
+    """
     path = folder / CARD_FILE
-    write_text(path, card_text(folder, facts))
+    write_text(path, card_text(adapter or folder, facts))
     return path
 
 
-def card_text(folder: Path, facts: CardFacts) -> str:
+def card_text(adapter: Path, facts: CardFacts) -> str:
     """The card: a header the Hub reads, what the adapter is, how it was trained, how to load it."""
-    info = read_adapter_info(folder)
+    info = read_adapter_info(adapter)
     parts = [
         _header(facts, info.trigger),
         f"# {_plain(facts.title) or 'ACE-Step 1.5 adapter'}",

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.adapters.base import Adapter
 from acestep.adapters.exports import consumers
 from acestep.adapters.exports.formats import DIFFUSERS_FILE, FORMATS, ExportOptions, export_adapter
 from acestep.adapters.exports.opened import OpenAdapter, known_modules
+from acestep.adapters.files import find_adapter, load_adapter
 from acestep.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE
 from acestep.adapters.source import read_header
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import read_json
+from acestep.model.loading import load_transformer
 from acestep.model.names import module_to_original
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from acestep.core.device import DeviceChoice
+    from acestep.model.checkpoints import Checkpoint
 
 LARGEST_RELATIVE_DIFFERENCE = {"bf16": 0.01, "fp32": 1e-5}
 """How far a file may be from its adapter: bf16 keeps eight binary digits of each factor."""
+
+_FRAMES, _TOKENS = 64, 16
+"""Size of the input that outputs are compared on; what it holds does not matter, only that all weights count."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,9 @@ def check_file(path: Path, original: OpenAdapter | None) -> FileCheck:
     return _compare(path, *_read(path, original), original)
 
 
-def check_adapter(adapter: OpenAdapter, options: ExportOptions, job: Job) -> tuple[list[FileCheck], dict[str, str]]:
+def check_adapter(
+    adapter: OpenAdapter, options: ExportOptions, job: Job, outputs: OutputComparison | None = None
+) -> tuple[list[FileCheck], dict[str, str]]:
     """Export an adapter in every format into a temporary folder and check each; also why some formats do not exist."""
     checks: list[FileCheck] = []
     refused: dict[str, str] = {}
@@ -96,32 +105,63 @@ def check_adapter(adapter: OpenAdapter, options: ExportOptions, job: Job) -> tup
             except UserError as error:
                 refused[name] = str(error)
                 continue
-            checks.append(check_file(report.path, adapter))
+            check = check_file(report.path, adapter)
+            checks.append(outputs.added_to(check, report.path) if outputs else check)
     return checks, refused
 
 
-def compare_outputs(
-    path: Path, original: OpenAdapter, transformer: nn.Module, adapter: Adapter, run: Any
-) -> tuple[float, float]:
-    """Largest difference of the model's output between the adapter attached and the file's differences added.
+class OutputComparison:
+    """The model's output with an adapter attached, beside that with a file's differences added to the weights."""
 
-    `adapter` is the original, attached to `transformer`; it is taken off. `run` computes the output. Returns the
-    difference and the adapter's own largest effect, in the output's units.
-    """
-    import torch
+    def __init__(self, checkpoint: Checkpoint, original: OpenAdapter, choice: DeviceChoice) -> None:
+        import torch
 
-    reading, _, _ = _read(path, original)
-    with torch.no_grad():
-        attached = run(transformer)
+        self._original = original
+        self._transformer = load_transformer(checkpoint, choice.dtype, choice.device)
+        generator = torch.Generator().manual_seed(0)
+        width, condition = checkpoint.config.latent_width, checkpoint.config.condition_width
+        sizes = {
+            "hidden_states": (1, _FRAMES, width),
+            "encoder_hidden_states": (1, _TOKENS, condition),
+            "context_latents": (1, _FRAMES, 2 * width),
+        }
+        self._inputs = {
+            name: torch.randn(size, generator=generator).to(choice.device, choice.dtype) for name, size in sizes.items()
+        }
+        self._inputs |= {name: torch.tensor([0.6]).to(choice.device) for name in ("timestep", "timestep_r")}
+        self._plain = self._run()
+        adapter = load_adapter(original.source.path, self._transformer)
+        self._attached = self._run()
         adapter.detach_from_model()
-        plain = run(transformer)
-        for module in original.modules:
+
+    def added_to(self, check: FileCheck, path: Path) -> FileCheck:
+        """The check with the difference of outputs: its largest value over the adapter's own largest effect."""
+        effect = float((self._attached - self._plain).abs().max())
+        difference = float((self._attached - self._with_file(path)).abs().max())
+        return replace(check, output_difference=difference / effect if effect else difference)
+
+    def _with_file(self, path: Path) -> Tensor:
+        """The output with the file's differences added; the weights are then as they were."""
+        assert self._original.base is not None
+        reading = _read(path, self._original)[0]
+        changed = []
+        for module in self._original.modules:
             delta = reading.deltas.get(module_to_original(module))
             if delta is not None:
-                weight = transformer.get_submodule(module).weight
-                weight.data = (weight.data.float() + delta().to(weight.device)).to(weight.dtype)  # type: ignore[operator,union-attr]
-        added = run(transformer)
-    return float((attached - added).abs().max()), float((attached - plain).abs().max())
+                weight = self._transformer.get_submodule(module).weight
+                sum_in_fp32 = self._original.base.weight(module) + delta()
+                weight.data.copy_(sum_in_fp32)  # type: ignore[union-attr, operator]  # a parameter
+                changed.append((module, weight))
+        output = self._run()
+        for module, weight in changed:
+            weight.data.copy_(self._original.base.weight(module))  # type: ignore[union-attr, operator]
+        return output
+
+    def _run(self) -> Tensor:
+        import torch
+
+        with torch.no_grad():
+            return self._transformer(**self._inputs, return_dict=False)[0].float().cpu()
 
 
 def _read(path: Path, original: OpenAdapter | None) -> tuple[consumers.Reading, Mapping[str, Tensor], dict[str, str]]:
@@ -161,8 +201,6 @@ def _weights_file(path: Path) -> Path:
 
 def is_adapter(path: Path) -> bool:
     """Whether a path is an adapter of this program (of which exports can be made) and not another's file."""
-    from acestep.adapters.files import find_adapter
-
     try:
         find_adapter(path)
     except UserError:

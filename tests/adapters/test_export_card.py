@@ -1,0 +1,85 @@
+"""Cards and publishing plans: what they say, and what they never let through."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acestep.adapters import TriggerTag, save_adapter
+from acestep.adapters.card import CardFacts, card_text, write_card
+from acestep.adapters.exports.hub import hub_token, plan_push
+from acestep.core.errors import UserError
+from acestep.settings import AdapterSettings
+
+LORA = AdapterSettings(rank=4, alpha=8, dropout=0)
+FACTS = CardFacts(
+    title="My songs",
+    variant="turbo",
+    songs=12,
+    audio_s=1800,
+    step=40,
+    why="lowest validation loss",
+    settings={"rank": 4, "learning_rate": 0.0001},
+    validations=[(step, 1.0 / (1 + step) if step < 40 else 0.02 + step / 1000) for step in range(0, 100, 2)],
+)
+
+
+@pytest.fixture
+def folder(make_transformer, attach_random, tmp_path):
+    return save_adapter(attach_random(make_transformer(), LORA), tmp_path / "adapter", TriggerTag("zörk", "append"))
+
+
+def test_the_card_says_what_a_listener_needs(folder):
+    path = write_card(folder, FACTS)
+    text = path.read_text(encoding="utf-8")
+    assert path.name == "README.md" and text == card_text(folder, FACTS)
+    for part in ("My songs", "rank 4", "turbo", "`your caption, zörk`", "12 songs, 30 minutes", "step 40", "0.0001"):
+        assert part in text
+    for program in ("ACE-Step app", "ComfyUI", "diffusers"):
+        assert f"- {program}: " in text
+    assert text.startswith("---\n") and "base_model: ACE-Step/Ace-Step1.5\n" in text
+    points = [int(step) for step in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)]
+    assert points[0] == 0 and points[-1] == 98 and len(points) <= 11 and "(best)" in text
+
+
+def test_a_card_without_a_run_is_still_a_card(folder):
+    text = card_text(folder, CardFacts())
+    assert "## Training" not in text and "## Loading" in text and "zörk" in text
+
+
+@given(word=st.text(min_size=1, max_size=30), title=st.text(max_size=30))
+def test_no_text_of_users_breaks_a_card(word, title):
+    from acestep.adapters.card import _header, _training, _trigger
+
+    tag = TriggerTag(word)
+    header = _header(CardFacts(title=title, variant=title), tag)
+    assert all(line.startswith(("---", "tags:", "base_model:", "instance_prompt:")) for line in header.split("\n"))
+    assert len(_trigger(tag).splitlines()) <= 1
+    table = _training(CardFacts(settings={title: word})).split("\n")
+    assert all(row.count("|") == 3 for row in table if row.startswith("|"))
+
+
+def test_publishing_is_planned_without_the_hub(folder):
+    write_card(folder)
+    (folder / "notes.txt").write_text("private")
+    (folder / ".secret.json").write_text("{}")
+    plan = plan_push(folder, "someone/zork")
+    assert plan.private and plan.files == ("README.md", "adapter_config.json", "adapter_model.safetensors")
+    assert "private" in plan.summary and not plan_push(folder, "someone/zork", public=True).private
+
+
+@pytest.mark.parametrize("name", ["zork", "a/b/c", "some one/zork", "", "-/-"])
+def test_wrong_repository_names_are_refused(folder, name):
+    with pytest.raises(UserError, match="user/name"):
+        plan_push(folder, name)
+
+
+def test_folders_without_weights_and_missing_tokens_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no weights"):
+        plan_push(tmp_path, "someone/zork")
+    with pytest.raises(UserError, match="HF_TOKEN"):
+        hub_token({})
+    assert hub_token({"HF_TOKEN": "abc"}) == "abc"
