@@ -103,7 +103,11 @@ class ForeignReader:
         try:
             checked = getattr(settings.model_validate({setting: value}), setting)
         except ValidationError as error:
-            if all(item["type"] == "literal_error" for item in error.errors()):
+            kinds = {item["type"] for item in error.errors() if item["loc"]}
+            if not kinds:  # it does not go with another setting, which may still come
+                self.sections.setdefault(section, {})[setting] = value
+                return True
+            if kinds == {"literal_error"}:
                 kept = settings.model_fields[setting].default
                 self.ignored[name] = f'not supported: {name} "{self.value(name)}"; "{setting}" stays {kept}.'
                 return False

@@ -41,7 +41,7 @@ TRAINING_KEYS: tuple[ForeignKey, ...] = (
     _K("train_mlp", "switch", "train_mlp"),
     _K("learning_rate", "number", "learning_rate", by_hand=True),
     _K("optimizer_type", "text", "optimizer", by_hand=True),
-    _K("scheduler_type", "text", "schedule"),
+    _K("scheduler_type", "text", "schedule", by_hand=True),
     _K("batch_size", "whole", "batch_size"),
     _K("gradient_accumulation_steps", "whole", "gradient_accumulation", aliases=("gradient_accumulation",)),
     _K("max_epochs", "whole", "epochs"),
@@ -167,7 +167,13 @@ def _read_training(reader: ForeignReader) -> None:
 
 
 def _read_optimizer(reader: ForeignReader) -> None:
+    """Its constant rate warms up, and Prodigy always gets that one."""
     rate, optimizer = reader.given.get("learning_rate"), reader.given.get("optimizer_type")
+    schedule = reader.given.get("scheduler_type")
+    if schedule == "constant" or (optimizer == "prodigy" and schedule):
+        schedule = "constant_with_warmup"
+    if schedule:
+        reader.set("schedule", schedule, "scheduler_type")
     known = optimizer is None or reader.set("optimizer", optimizer, "optimizer_type")
     if rate is None:
         return

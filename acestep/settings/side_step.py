@@ -11,11 +11,14 @@ from typing import Any
 
 from acestep.settings.advice import FRAMES_PER_SECOND
 from acestep.settings.foreign import HIGHEST_FIXED_RATE, ForeignKey, ForeignReader, Imported
+from acestep.settings.formula import Formula
 from acestep.settings.train import TrainSettings
 
 PROGRAM = "Side-Step"
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "prodigy")
+CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
 
 _WINDOWS_ARE_DRAWN = "not supported: windows are drawn evenly from the whole song here, so there is nothing to forget."
 _SAMPLES_ONLY = "not used: Side-Step notes it in the preset and never trains with it."
@@ -23,7 +26,6 @@ _RUN_ONLY = "not part of a preset: folders, model and device are given on the co
 _FULL_LOG = "not supported: every step is logged in full here."
 
 _ADAPTERS = ("lora", "dora", "lokr", "loha", "oft")
-_ONLY_CUSTOM = ("scheduler_type", ("custom",))
 _ONLY_LOHA = ("adapter_type", ("loha",))
 _ONLY_LOKR = ("adapter_type", ("lokr",))
 _ONLY_OFT = ("adapter_type", ("oft",))
@@ -85,7 +87,7 @@ KEYS: tuple[ForeignKey, ...] = (
     _K("chunk_decay_every", "whole", neutral=(0,), matters=_WITH_CROP, reason=_WINDOWS_ARE_DRAWN),
     _K("optimizer_type", "text", "optimizer", by_hand=True),
     _K("scheduler_type", "text", "schedule", default="cosine", by_hand=True, aliases=("scheduler",)),
-    _K("scheduler_formula", "text", "schedule_formula", neutral=("",), matters=_ONLY_CUSTOM),
+    _K("scheduler_formula", "text", "schedule_formula", default="", by_hand=True),
     _K(
         "timestep_mode",
         "text",
@@ -127,9 +129,8 @@ KEYS: tuple[ForeignKey, ...] = (
     _K(
         "cosine_restarts_count",
         "whole",
-        neutral=(4,),
         matters=("scheduler_type", ("cosine_restarts",)),
-        reason="not used: restarts here follow the first quarter of the run and double their length.",
+        reason="not used: here the first cycle is a quarter of the run, and each next one twice as long.",
     ),
     *(
         _K(name, "text", reason=_RUN_ONLY)
@@ -151,6 +152,7 @@ def from_side_step(values: Mapping[str, Any]) -> Imported:
     _read_length(reader)
     _read_window(reader)
     _read_optimizer(reader)
+    _read_schedule(reader)
     _read_checkpointing(reader)
     _read_validation(reader)
     return reader.finish(reader.given.get("name", ""), reader.given.get("description", ""))
@@ -174,8 +176,8 @@ def to_side_step(settings: TrainSettings, name: str = "", description: str = "")
         "crop_mode": "latent" if settings.max_latent_length else "full",
         "chunk_duration": 0,
         "max_latent_length": settings.max_latent_length,
-        "optimizer_type": settings.optimizer,
-        "scheduler_type": {"formula": "custom"}.get(settings.schedule, settings.schedule),
+        "optimizer_type": settings.optimizer if settings.optimizer in OPTIMIZERS else "adamw",
+        **_schedule_keys(settings),
         "save_every": settings.save_every_epochs,
         "save_best": True,
         "gradient_checkpointing": settings.gradient_checkpointing,
@@ -190,6 +192,13 @@ def lost_in_side_step(settings: TrainSettings) -> list[str]:
     """Names of the settings that come back with another value from a Side-Step preset."""
     back = TrainSettings.parse(from_side_step(to_side_step(settings)).values, "The Side-Step preset").model_dump()
     return [name for name, value in settings.model_dump().items() if back[name] != value]
+
+
+def _schedule_keys(settings: TrainSettings) -> dict[str, Any]:
+    """Its constant rate warms up; ours has no warm-up. Schedule-free training is constant too."""
+    word = "constant_with_warmup" if settings.optimizer == "schedule_free" else settings.schedule
+    keys = {"scheduler_type": "custom" if word == "formula" else word, "scheduler_formula": settings.schedule_formula}
+    return {**keys, "warmup_steps": 0} if word == "constant" else keys
 
 
 def _plain_keys(settings: TrainSettings) -> dict[str, Any]:
@@ -265,7 +274,25 @@ def _read_optimizer(reader: ForeignReader) -> None:
         reader.ignore("learning_rate", f"not used: a rate of {rate:g} is meant for {optimizer}.")
     else:
         reader.set("learning_rate", rate, "learning_rate")
-    reader.set("schedule", {"custom": "formula"}.get(word := reader.value("scheduler_type"), word), "scheduler_type")
+
+
+def _read_schedule(reader: ForeignReader) -> None:
+    """Its constant rate warms up, and Prodigy always gets that one. A formula is checked and never run here."""
+    word, formula = reader.value("scheduler_type"), reader.value("scheduler_formula")
+    if word == "custom":
+        try:
+            Formula(formula)
+        except ValueError as error:
+            reader.ignore("scheduler_formula", f"not supported: {error}; the schedule is cosine.")
+            return
+        word = "formula"
+    elif word == "constant" and reader.value("warmup_steps") > 0:
+        word = "constant_with_warmup"
+    if reader.given.get("optimizer_type") == "prodigy" and word not in CONSTANT_SCHEDULES:
+        reader.notes.append(f"{PROGRAM} holds the rate constant with Prodigy, whatever the schedule says.")
+        word = "constant_with_warmup"
+    reader.set("schedule", word, "scheduler_type")
+    reader.set("schedule_formula", formula, "scheduler_formula")
 
 
 def _read_checkpointing(reader: ForeignReader) -> None:
