@@ -161,7 +161,9 @@ class TensorStore:
             old = any(folder.glob("*.pt"))
             raise UserError(
                 f"{folder} holds no {INDEX_NAME}" + (", only .pt tensors of another program." if old else "."),
-                fix="Run `acestep preprocess` on the songs, or choose the folder it wrote.",
+                fix="Take them over with `acestep import-tensors`."
+                if old
+                else "Run `acestep preprocess` on the songs, or choose the folder it wrote.",
             )
         index = _parse_index(path)
         return cls(folder, index.info, index.songs, index.program_version)
