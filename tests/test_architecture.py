@@ -224,7 +224,7 @@ def test_commands_and_options_of_the_documents_exist(path: Path) -> None:
 
     named = commands_in(path)
     text = path.read_text(encoding="utf-8")
-    in_sentences = {match[1] for match in re.finditer(r"`acestep ([a-z]+)[^`]*`", text)}
+    in_sentences = {match[1] for match in re.finditer(r"`acestep ([a-z-]+)[^`]*`", text)}
     assert {words[1] for words in named} | in_sentences <= set(COMMANDS)
     helps = {name: help_of(name) for name in {words[1] for words in named}}
     for words in named:
