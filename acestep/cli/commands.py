@@ -114,7 +114,9 @@ class TrainOptions(TrainSettings, CommandOptions):
     model: str | None = knob(None, f"{MODEL_HELP} A resumed run knows its own.", group="command")
     tensors: Path | None = knob(None, "Folder written by preprocess. A resumed run knows its own.", group="command")
     out: Path | None = knob(None, "Run folder to make; unset makes one under lora_output/.", group="command")
-    preset: str | None = knob(None, "Preset by name, or the path of its file.", group="command")
+    preset: str | None = knob(
+        None, "Preset by name, auto for the one that fits the card, or the path of its file.", group="command"
+    )
     config: Path | None = knob(
         None, "Settings file (JSON); it wins over the preset, options win over it.", group="command"
     )
