@@ -14,10 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from acestep.adapters import TriggerTag, load_adapter, read_adapter_info, save_adapter
+from acestep.adapters import Adapter, TriggerTag, attached_adapter, load_adapter, read_adapter_info, save_adapter
+from acestep.adapters.attaching import attach_spec
 from acestep.adapters.exports.checking import check_adapter, check_file
 from acestep.adapters.exports.formats import DIFFUSERS_FILE, ExportOptions, export_adapter
 from acestep.adapters.exports.opened import OpenAdapter
+from acestep.adapters.specs import LokrSpec
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
@@ -52,6 +54,20 @@ def checkpoint(make_transformer: Callable[..., nn.Module], tmp_path: Path) -> Ch
 def saved(make_transformer, attach_random, settings, tmp_path) -> Path:
     adapter = attach_random(make_transformer(), settings)
     return save_adapter(adapter, tmp_path / "adapter", TriggerTag("zörk", "append"))
+
+
+@pytest.fixture
+def attach_spec_random() -> Callable[..., Adapter]:
+    """A LoKr as another trainer may have made it, with random weights."""
+
+    def make(transformer: nn.Module, spec: LokrSpec, modules: list[str]) -> Adapter:
+        torch.manual_seed(5)
+        adapter = attach_spec(transformer, "lokr", spec, modules)
+        for name, parameter in adapter.named_parameters():
+            parameter.data += (0.05 if "dora" in name else 0.2) * torch.randn(parameter.shape)
+        return adapter
+
+    return make
 
 
 def pipeline_around(transformer: nn.Module) -> AceStepPipeline:
@@ -298,3 +314,48 @@ def test_files_are_checked_without_anything_beside_them(saved, settings, tmp_pat
         path = export_adapter(OpenAdapter(saved), name, tmp_path / f"{name}.safetensors").path
         check = check_file(path, None)
         assert check.good and check.modules == len(OpenAdapter(saved).modules) and check.relative_difference is None
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"rs_lora": True},
+        {"rs_lora": True, "linear_dim": 1000},
+        {"full_matrix": True},
+        {"unbalanced_factorization": True, "factor": 2},
+        {"weight_decompose": True},
+    ],
+)
+def test_lokr_of_other_trainers_is_exported_as_it_plays(
+    make_transformer, velocity, checkpoint, attach_spec_random, extra, tmp_path
+):
+    spec = LokrSpec(**{"linear_dim": 3, "linear_alpha": 5, "factor": 4, **extra})
+    modules = [f"layers.{layer}.{block}_attn.{leaf}" for layer in (0, 1) for block in ("self", "cross")
+               for leaf in ("to_q", "to_out.0")]  # fmt: skip
+    transformer = make_transformer()
+    folder = save_adapter(attach_spec_random(transformer, spec, modules), tmp_path / "adapter")
+    opened = OpenAdapter(folder, checkpoint)
+    checks, _ = check_adapter(opened, FP32, Job())
+    assert all(check.good for check in checks) and len(checks) >= 2, [check.lines for check in checks]
+    comfyui = next(check for check in checks if check.program == "ComfyUI")
+    assert comfyui.compared == len(modules)
+    for strength in (1.0, 0.4):
+        merged = make_transformer()
+        attached_adapter(transformer).set_strength(strength)
+        with torch.no_grad():
+            for name in modules:
+                merged.get_submodule(name).weight += opened.delta(name, strength)
+            torch.testing.assert_close(velocity(merged), velocity(transformer), rtol=0, atol=2e-5)
+
+
+def test_files_that_wrap_every_layer_are_exported_whole(make_transformer, attach_spec_random, checkpoint, tmp_path):
+    """Some trainers adapt the first convolution and the embeddings of time as well."""
+    modules = ["layers.0.self_attn.to_q", "proj_in_conv", "condition_embedder", "time_embed_r.time_proj"]
+    spec = LokrSpec(linear_dim=1000, linear_alpha=1, factor=4)
+    folder = save_adapter(attach_spec_random(make_transformer(num_hidden_layers=1), spec, modules), tmp_path / "a")
+    opened = OpenAdapter(folder)
+    assert set(opened.modules) == set(modules) and opened.shapes["proj_in_conv"] == (64, 192, 2)
+    checks, refused = check_adapter(opened, FP32, Job())
+    assert {check.program for check in checks} == {"ComfyUI", "ACE-Step app (LyCORIS)"}
+    assert all(check.good and check.compared == 4 for check in checks), [check.lines for check in checks]
+    assert "proj_in_conv is a convolution" in refused["diffusers"]

@@ -242,9 +242,9 @@ def _add_kronecker(content: _Content, adapter: OpenAdapter, module: str) -> None
 
 
 def kronecker_scale(spec: Any, own: dict[str, Tensor]) -> float:
-    """What LyCORIS multiplies kron(w1, w2) with. The alpha in a file is the dimension where both factors are whole."""
-    divisor = spec.linear_dim**0.5 if spec.rs_lora else spec.linear_dim
-    return float(own["alpha"]) / divisor
+    """What LyCORIS multiplies kron(w1, w2) with. The alpha it stores has everything in it: it is the dimension where
+    both factors are whole, and longer by the dimension's root for rsLoRA."""
+    return float(own["alpha"]) / float(spec.linear_dim)
 
 
 # diffusers --------------------------------------------------------------------------------------------------------

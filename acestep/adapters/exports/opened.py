@@ -73,7 +73,7 @@ class OpenAdapter:
     def __init__(self, path: str | Path, checkpoint: Checkpoint | None = None) -> None:
         self.source: AdapterSource = find_adapter(path)
         self.base = BaseWeights(checkpoint) if checkpoint is not None else None
-        self.tensors = read_tensors(self.source)
+        tensors = {name: tensor.float() for name, tensor in read_tensors(self.source).items()}
         shapes = self.base.shapes if self.base else shapes_from_tensors(self.source)
         self._weights = {name: _no_memory(shape) for name, shape in shapes.items()}
         skeleton = _skeleton(shapes, self._weights)
@@ -83,7 +83,9 @@ class OpenAdapter:
             raise UserError(f"{self.source.path} has nothing {whose}.", fix="It was made for another model.")
         with torch.random.fork_rng(devices=[]):
             self.adapter: Adapter = attach_spec(skeleton, self.source.kind, self.source.spec, modules)
-        self.adapter.load_tensors(self.tensors, source=str(self.source.path))
+        self.adapter.load_tensors(tensors, source=str(self.source.path))
+        self.tensors = self.adapter.tensors()
+        """All tensors by their names in the file, in fp32; the memory is the attached adapter's."""
         self.spec: Any = self.source.spec
         self.modules = self.adapter.module_names
         """Wrapped modules, diffusers names in model order."""
@@ -107,10 +109,10 @@ class OpenAdapter:
             )
 
     def tensors_of(self, module: str) -> dict[str, Tensor]:
-        """The file's tensors of one module (diffusers name), in fp32, by what stands behind the module's name."""
+        """The adapter's tensors of one module (diffusers name), in fp32, by what stands behind the module's name."""
         stems = (lora_key(module_to_original(module), ""), f"{lycoris_name(module)}.")
         return {
-            name.removeprefix(stem): tensor.float()
+            name.removeprefix(stem): tensor
             for stem in stems
             for name, tensor in self.tensors.items()
             if name.startswith(stem)
