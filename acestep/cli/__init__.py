@@ -132,5 +132,5 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    for name in ("lycoris", "LyCORIS", "lightning_fabric", "httpx", "filelock"):
+    for name in ("lycoris", "LyCORIS", "lightning_fabric", "httpx", "filelock", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
