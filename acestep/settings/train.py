@@ -191,6 +191,25 @@ class ValidationSettings(Settings):
     validation_timesteps: int = knob(
         8, "Fixed timesteps each held-out window is judged at.", group="validation", level="expert", ge=1, le=64
     )
+    early_stop_patience: int = knob(
+        0, "End the run after so many judgements in a row without improvement; 0 is off.", group="validation", ge=0
+    )
+    smallest_improvement: float = knob(
+        0.001,
+        "Share by which the loss must fall to count as improvement.",
+        group="validation",
+        level="expert",
+        ge=0,
+        lt=1,
+    )
+    best_after_share: float = knob(
+        0.2,
+        "Without validation: share of the run after which the training loss, averaged over five epochs, may choose.",
+        group="validation",
+        level="expert",
+        ge=0,
+        lt=1,
+    )
 
 
 class RunSettings(Settings):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,12 @@ class LoopState:
     best_step: int | None = None
     best_loss: float | None = None
     last_validation: float | None = None
+    reference_loss: float | None = None
+    judgements_without_gain: int = 0
+    ended_early: bool = False
+    epoch_loss_sum: float = 0.0
+    epoch_samples: int = 0
+    epoch_losses: list[float] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -101,7 +101,12 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
         source = stored.override or ("genre" if stored.id in by_genre else "caption")
         condition = _condition(tensors, variant_name(source, position))
         songs.append(TrainingSong(stored, tensors.latents.float(), condition, tensors.latents.shape[0]))
-    return _split(songs, settings)
+    data = _split(songs, settings)
+    if store.info.unfinished:
+        data.notes.append(
+            f"Preprocessing was stopped before its end: {store.info.unfinished} songs are not encoded and are left out."
+        )
+    return data
 
 
 def _condition(tensors: SongTensors, variant: str) -> Tensor:

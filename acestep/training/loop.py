@@ -25,6 +25,7 @@ from acestep.training.averaging import Averaging
 from acestep.training.checkpoints import LoopState, prune_checkpoints, save_checkpoint
 from acestep.training.data import EpochOrder, Flow, Sample, TrainingData, derived_generator, draw_batch, step_strata
 from acestep.training.forward import FlowModel
+from acestep.training.judge import close_epoch, judge, may_judge_training_loss, note_step
 from acestep.training.objective import snr_weights
 from acestep.training.optimizers import set_learning_rate
 from acestep.training.recorder import Recorder
@@ -94,6 +95,9 @@ def fit(session: Session, job: Job) -> None:
 
             if session.validation and fresh and (finished or (due(state.step, plan.validate_every) and not stopping)):
                 validate(session)
+            elif not session.validation and fresh and state.step and due(state.step, plan.steps_per_epoch):
+                judge_training_loss(session)
+            finished = finished or state.ended_early
             if fresh and state.step and (finished or stopping or any(due(state.step, n) for n in plan.save_every)):
                 save(session)
             if finished or stopping:
@@ -187,6 +191,7 @@ def report(session: Session, stats: StepStats, stage: Stage) -> None:
     """Write the step to the log and the progress; end the run when steps keep failing."""
     state = session.state
     state.samples_seen += stats.samples
+    note_step(state, stats.loss, stats.samples)
     session.record.step(state.step, stats)
     stage.advance(note=f"epoch {stats.epoch + 1}, loss {stats.loss:.4f}")
     if stats.applied:
@@ -214,12 +219,26 @@ def validate(session: Session) -> None:
     set_training(session, True)
     state.last_validation = result.loss
     session.record.validation(state.step, result)
-    # Step 0 has no adapter to keep: it is the measure that the adapter has to beat.
-    if state.step and math.isfinite(result.loss) and (state.best_loss is None or result.loss < state.best_loss):
-        state.best_step, state.best_loss = state.step, result.loss
-        reason = f"lowest validation loss so far, {result.loss:.5f}"
-        write_adapter(session, session.run.best, state.step, reason)
-        session.record.event("best", step=state.step, loss=result.loss)
+    if not state.step:
+        state.reference_loss = result.loss  # no adapter to keep yet: it is the measure the adapter has to beat
+    elif judge(state, result.loss, session.settings):
+        keep_best(session, f"lowest validation loss so far, {result.loss:.5f}")
+
+
+def judge_training_loss(session: Session) -> None:
+    """At the end of an epoch without validation: judge by the training loss averaged over five epochs."""
+    state = session.state
+    loss = close_epoch(state)
+    if loss is None or not may_judge_training_loss(state, session.plan.total_steps, session.settings):
+        return
+    session.record.event("smoothed_loss", step=state.step, loss=loss)
+    if judge(state, loss, session.settings):
+        keep_best(session, f"lowest training loss over five epochs so far, {loss:.5f}")
+
+
+def keep_best(session: Session, reason: str) -> None:
+    write_adapter(session, session.run.best, session.state.step, reason)
+    session.record.event("best", step=session.state.step, loss=session.state.best_loss)
 
 
 def set_training(session: Session, training: bool) -> None:

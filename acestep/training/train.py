@@ -36,7 +36,17 @@ from acestep.training.schedules import warmup_length
 from acestep.training.validation import Validation
 
 CHANGEABLE_ON_RESUME = frozenset(
-    ["epochs", "max_steps", "save_every_epochs", "save_every_steps", "keep_last", "log_every", "tensorboard", "device"]
+    [
+        "device",
+        "early_stop_patience",
+        "epochs",
+        "keep_last",
+        "log_every",
+        "max_steps",
+        "save_every_epochs",
+        "save_every_steps",
+        "tensorboard",
+    ]
 )
 """Settings a resumed run may change. Any other would make it a different run under the same name."""
 
@@ -105,10 +115,12 @@ def train(
         if point:
             session.state = load_checkpoint(point, session.adapter, session.optimizer, session.averaging)
             session.resumed_at = session.state.step
+            if session.state.ended_early:  # who resumes such a run wants to go on: the patience begins anew
+                session.state.ended_early, session.state.judgements_without_gain = False, 0
         _announce(session, choice, job)
         set_training(session, True)
         fit(session, job)
-        stopped = session.state.step < plan.total_steps
+        stopped = session.state.step < plan.total_steps and not session.state.ended_early
         adapter = _finish(session, "stopped" if stopped else "finished")
     except BaseException as error:
         reason = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
@@ -264,14 +276,19 @@ def _finish(session: Session, state: str) -> Path:
     """Write final/: the best step where validation found one, else the last; and the end of the log."""
     run, loop = session.run, session.state
     if loop.best_step is not None and loop.best_step != loop.step and run.best.is_dir():
-        reason = f"lowest validation loss, {loop.best_loss:.5f} at step {loop.best_step}"
+        judged = "validation" if session.validation else "training"
+        reason = f"lowest {judged} loss, {loop.best_loss:.5f} at step {loop.best_step}"
         _copy_best(run, loop.best_step, session.plan.total_steps, reason)
         step = loop.best_step
     else:
         step = loop.step
         reason = "the last step, which is also the best" if loop.best_step == step else "the last step"
         write_adapter(session, run.final, step, reason)
-    session.record.event("end", state=state, step=loop.step, final_step=step, reason=reason)
+    if loop.ended_early:
+        session.record.warn(loop.step, f"Ended early: {loop.judgements_without_gain} judgements without improvement.")
+    session.record.event(
+        "end", state=state, step=loop.step, final_step=step, reason=reason, ended_early=loop.ended_early
+    )
     return run.final
 
 
