@@ -61,6 +61,7 @@ class OurLoop:
         from acestep.training.forward import FlowModel
         from acestep.training.loop import Plan, Session
         from acestep.training.optimizers import make_optimizer
+        from acestep.training.processes import Processes
 
         self.settings = TrainSettings.parse(
             {
@@ -91,14 +92,16 @@ class OurLoop:
         model = FlowModel(transformer, silence, null, torch.device(options.device))
         precision = "32-true" if options.device == "cpu" else "bf16-mixed"
         fabric = Fabric(accelerator=options.device, devices=1, precision=precision)
-        model.call, optimizer = fabric.setup(transformer, make_optimizer(attached.parameters(), self.settings))
-        model.call.train()
+        processes = Processes(fabric)
+        model.autocast = processes.autocast
+        optimizer = fabric.setup_optimizers(make_optimizer(attached.parameters(), self.settings))
+        transformer.train()
         order = EpochOrder(data, self.settings)
         self.modules = len(attached.module_names)
         self.session = Session(
             settings=self.settings,
             plan=Plan.of(self.settings, order.steps_per_epoch),
-            fabric=fabric,
+            processes=processes,
             model=model,
             adapter=attached,
             tag=TriggerTag(),

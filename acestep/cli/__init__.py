@@ -22,7 +22,7 @@ from acestep.cli.arguments import parse_options
 from acestep.cli.commands import COMMANDS, Command, Output
 from acestep.cli.terminal import TerminalListener, say_error
 from acestep.core.errors import Stopped, UserError, did_you_mean
-from acestep.core.jobs import Job
+from acestep.core.jobs import Job, is_main_process
 
 __all__ = ["COMMANDS", "main"]
 
@@ -62,7 +62,7 @@ def _main(arguments: list[str]) -> int:
 
 def run(command: Command, options: Any, as_json: bool) -> int:
     """Run a command with parsed options and print its output."""
-    job = Job(TerminalListener())
+    job = Job(TerminalListener() if is_main_process() else None)
     try:
         with stop_signals(job):
             output: Output = command.run(options, job)
@@ -75,6 +75,8 @@ def run(command: Command, options: Any, as_json: bool) -> int:
     except KeyboardInterrupt:
         say_error("Ended at once.")
         return EXIT_STOPPED
+    if not is_main_process():
+        return output.exit_code
     print(json.dumps(output.data, indent=1, ensure_ascii=False) if as_json else "\n".join(output.lines), flush=True)
     return output.exit_code
 

@@ -114,6 +114,11 @@ class Job:
             self._listener(kind, what)
 
 
+def is_main_process() -> bool:
+    """Whether this is the process the user started, and not a helper of a run on several devices."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK"))
+
+
 def state_folder() -> Path:
     """Where this machine keeps locks and remembered folders; ACESTEP_STATE_DIR moves it."""
     import platformdirs
@@ -131,9 +136,13 @@ def heavy_job(title: str) -> Iterator[None]:
     """Hold the machine for one heavy job; a second process gets a UserError that names the first.
 
     The operating system drops the lock with the process that held it, so a crash never blocks the next job.
-    Nested use within one job (the demo runs preprocess, then train) is allowed; other threads are refused.
+    Nested use within one job (the demo runs preprocess, then train) is allowed; other threads are refused. The
+    helper processes of a run on several devices belong to the job of the process that started them.
     """
     global _depth
+    if not is_main_process():
+        yield
+        return
     if not _held_by_this_process.acquire(blocking=False):
         raise UserError("Another job is running in this program.", fix="Wait for it or stop it first.")
     try:

@@ -238,6 +238,14 @@ class HardwareSettings(Settings):
     precision: PrecisionName = knob(
         "auto", "Number format of the frozen base; adapter and optimizer are always fp32.", group="hardware"
     )
+    devices: int = knob(
+        1,
+        "Devices to train on, one process each; they share the forward passes of a step.",
+        group="hardware",
+        ge=1,
+        le=64,
+    )
+    num_nodes: int = knob(1, "Machines of a run that torchrun or `fabric run` starts.", group="hardware", ge=1, le=256)
     gradient_checkpointing: bool = knob(
         False,
         "Recompute activations in the backward pass: a third more time, far less memory.",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 from torch import Tensor
@@ -15,7 +19,7 @@ from acestep.training.padding import ConditionMask
 class FlowModel:
     """The transformer with what stays the same for every batch: null condition, silence context, condition mask.
 
-    silence_latent: (1, N, C); null_condition: (1, 1, E). `call` is the transformer as Fabric wrapped it.
+    silence_latent: (1, N, C); null_condition: (1, 1, E). `autocast` is the precision the transformer computes in.
     """
 
     def __init__(
@@ -25,7 +29,8 @@ class FlowModel:
         null_condition: Tensor,
         device: torch.device,
     ) -> None:
-        self.call: torch.nn.Module = transformer
+        self.transformer = transformer
+        self.autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.device = device
         self.null_condition = null_condition.to(device)
         self._silence = silence_latent
@@ -45,14 +50,15 @@ class FlowModel:
         condition = self._mask.pad([self._move(item) for item in batch.conditions], self.null_condition.dtype)
         condition = drop_conditions(condition, self.null_condition, uniform, condition_dropout)
         noisy, velocity = flow_target(latents, noise, t)
-        (prediction,) = self.call(
-            hidden_states=noisy,
-            timestep=t,
-            timestep_r=t,
-            encoder_hidden_states=condition,
-            context_latents=self.context(latents.shape[1]).expand(len(batch), -1, -1),
-            return_dict=False,
-        )
+        with self.autocast():
+            (prediction,) = self.transformer(
+                hidden_states=noisy,
+                timestep=t,
+                timestep_r=t,
+                encoder_hidden_states=condition,
+                context_latents=self.context(latents.shape[1]).expand(len(batch), -1, -1),
+                return_dict=False,
+            )
         return item_losses(prediction, velocity)
 
     def _move(self, tensor: Tensor) -> Tensor:

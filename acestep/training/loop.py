@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from acestep.adapters import Adapter, TriggerTag, write_adapter_files
 from acestep.core.errors import UserError
@@ -28,7 +27,8 @@ from acestep.training.forward import FlowModel
 from acestep.training.judge import close_epoch, judge, may_judge_training_loss, note_step
 from acestep.training.objective import snr_weights
 from acestep.training.optimizers import set_learning_rate
-from acestep.training.recorder import Recorder
+from acestep.training.processes import Processes
+from acestep.training.recorder import SilentRecorder
 from acestep.training.runs import RunFolder
 from acestep.training.schedules import Length, learning_rate
 from acestep.training.validation import Validation
@@ -67,7 +67,7 @@ class Session:
 
     settings: TrainSettings
     plan: Plan
-    fabric: Fabric
+    processes: Processes
     model: FlowModel
     adapter: Adapter
     tag: TriggerTag
@@ -78,7 +78,7 @@ class Session:
     flow: Flow
     validation: Validation | None
     run: RunFolder
-    record: Recorder
+    record: SilentRecorder
     state: LoopState = field(default_factory=LoopState)
     resumed_at: int | None = None
     clock: Callable[[], float] = time.perf_counter
@@ -90,7 +90,7 @@ def fit(session: Session, job: Job) -> None:
     with job.stage("train", plan.total_steps, "steps", already=state.step) as stage:
         while True:
             finished = state.step >= plan.total_steps
-            stopping = job.stop_requested and not finished
+            stopping = not finished and session.processes.any(job.stop_requested)
             fresh = state.step != session.resumed_at
 
             if session.validation and fresh and (finished or (due(state.step, plan.validate_every) and not stopping)):
@@ -143,13 +143,13 @@ def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample
     A step whose loss or gradient is not a number changes nothing.
     """
     settings, started = session.settings, session.clock()
-    # Dropout inside the adapter is the only draw from torch's global generator; its seed is the step's own.
-    torch.manual_seed(derived_generator(settings.seed, "dropout", session.state.step).initial_seed())
     samples = sum(len(batch) for batch in micro_batches)
     total = torch.zeros((), device=session.model.device)
     data_seconds = 0.0
     strata = step_strata([sample for batch in micro_batches for sample in batch], epoch, settings)
-    for micro_batch in micro_batches:
+    for number, micro_batch in session.processes.share(micro_batches):
+        # Dropout inside the adapter is the only draw from torch's global generator; each pass has its own seed.
+        torch.manual_seed(derived_generator(settings.seed, "dropout", session.state.step, number).initial_seed())
         waiting_since = session.clock()
         batch = draw_batch(micro_batch, epoch, session.data, settings, session.flow, strata)
         data_seconds += session.clock() - waiting_since
@@ -157,10 +157,10 @@ def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample
         if settings.loss_weighting == "min_snr":
             items = items * snr_weights(batch.t.to(items.device), settings.snr_gamma)
         loss = items.sum() / samples
-        session.fabric.backward(loss)
+        session.processes.fabric.backward(loss)
         total += loss.detach()
+    loss_value = float(session.processes.add_up(session.adapter.parameters(), total))
     grad_norm = clip(session)
-    loss_value = float(total)
     applied = math.isfinite(loss_value) and math.isfinite(grad_norm)
     if applied:
         session.optimizer.step()
@@ -181,8 +181,8 @@ def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample
 def clip(session: Session) -> float:
     """Scale the gradient down to the longest allowed norm; returns its norm before."""
     longest = session.settings.max_grad_norm or math.inf
-    norm = session.fabric.clip_gradients(
-        session.model.call, session.optimizer, max_norm=longest, error_if_nonfinite=False
+    norm = session.processes.fabric.clip_gradients(
+        session.model.transformer, session.optimizer, max_norm=longest, error_if_nonfinite=False
     )
     return float(norm)
 
@@ -215,8 +215,10 @@ def validate(session: Session) -> None:
     state = session.state
     set_training(session, False)
     with session.averaging.in_use():
-        result = session.validation.run(session.model)
+        result = session.validation.run(session.model) if session.processes.is_main else None
     set_training(session, True)
+    result = session.processes.from_main(result)
+    assert result is not None
     state.last_validation = result.loss
     session.record.validation(state.step, result)
     if not state.step:
@@ -243,11 +245,13 @@ def keep_best(session: Session, reason: str) -> None:
 
 def set_training(session: Session, training: bool) -> None:
     """Switch the adapter's dropout on or off; the base model has none."""
-    session.model.call.train(training)
+    session.model.transformer.train(training)
 
 
 def save(session: Session) -> None:
     """Write a checkpoint and remove those beyond the number to keep."""
+    if not session.processes.is_main:
+        return
     path = save_checkpoint(
         session.run.checkpoints, session.adapter, session.tag, session.optimizer, session.averaging, session.state
     )
@@ -257,6 +261,8 @@ def save(session: Session) -> None:
 
 def write_adapter(session: Session, folder: Path, step: int, reason: str) -> None:
     """Write the adapter as it is now, with a note on which step it is and why."""
+    if not session.processes.is_main:
+        return
     import json
 
     note: dict[str, Any] = {

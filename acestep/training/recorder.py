@@ -21,7 +21,26 @@ class MetricSink(Protocol):
     def finalize(self, status: str) -> None: ...
 
 
-class Recorder:
+class SilentRecorder:
+    """Stands in for the recorder in every process but the first."""
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Nothing is written."""
+
+    def step(self, step: int, stats: StepStats) -> None:
+        """Nothing is written."""
+
+    def validation(self, step: int, result: ValidationResult) -> None:
+        """Nothing is written."""
+
+    def warn(self, step: int, text: str) -> None:
+        """Nothing is written."""
+
+    def close(self, status: str) -> None:
+        """Nothing is open."""
+
+
+class Recorder(SilentRecorder):
     """Writes events and metrics, and says the important ones to whoever watches the job."""
 
     def __init__(self, log: EventLog, sinks: list[MetricSink], job: Job, say_every: int) -> None:

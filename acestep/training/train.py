@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from acestep.adapters import TriggerTag, attach
 from acestep.core.device import DeviceChoice, choose_device
@@ -30,7 +29,8 @@ from acestep.training.data import EpochOrder, Flow, TrainingData, load_data
 from acestep.training.forward import FlowModel
 from acestep.training.loop import Plan, Session, fit, set_training, write_adapter
 from acestep.training.optimizers import make_optimizer, rate_notes
-from acestep.training.recorder import MetricSink, Recorder
+from acestep.training.processes import Processes, start_processes
+from acestep.training.recorder import MetricSink, Recorder, SilentRecorder
 from acestep.training.runs import RunFolder, RunSummary, summarise
 from acestep.training.schedules import warmup_length
 from acestep.training.validation import Validation
@@ -93,30 +93,28 @@ def train(
     that does not fit together, before a folder is made where that can be known.
     """
     started = time.perf_counter()
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     store.require_made_with(checkpoint)
     data = load_data(store, settings)
     order = EpochOrder(data, settings)
     plan = Plan.of(settings, order.steps_per_epoch)
     choice = choose_device(settings.device, settings.precision)
+    processes = start_processes(settings, choice)
     identity = _identity(checkpoint, store)
     point = resume_point(resume) if resume else None
-    if point:
-        run = RunFolder.open(point)
-        _require_same(run, settings, identity)
-        for folder in (run.path, run.checkpoints):
-            remove_leftovers(folder)
-    else:
-        record = {"settings": settings.model_dump(mode="json"), **identity, "plan": asdict(plan), "device": str(choice)}
-        run = RunFolder.create(out, record)
-    log = run.event_log()
-    recorder = Recorder(log, _sinks(run, settings), job, settings.log_every)
+    if processes.is_main:
+        run = _continued(point, settings, identity) if point else _new(out, settings, identity, plan, choice)
+    path = processes.from_main(str(run.path) if processes.is_main else "")
+    if not processes.is_main:
+        run = RunFolder.open(Path(path))
+    log = run.event_log() if processes.is_main else None
+    recorder = Recorder(log, _sinks(run, settings), job, settings.log_every) if log else SilentRecorder()
     try:
-        session = _open_session(checkpoint, store, settings, data, order, plan, choice, run, recorder)
+        session = _open_session(
+            Inputs(checkpoint, store, settings, data, order, plan), choice, processes, run, recorder
+        )
         if point:
-            session.state = load_checkpoint(point, session.adapter, session.optimizer, session.averaging)
-            session.resumed_at = session.state.step
-            if session.state.ended_early:  # who resumes such a run wants to go on: the patience begins anew
-                session.state.ended_early, session.state.judgements_without_gain = False, 0
+            _take_up(session, point)
         _announce(session, choice, job)
         set_training(session, True)
         fit(session, job)
@@ -124,10 +122,12 @@ def train(
         adapter = _finish(session, "stopped" if stopped else "finished")
     except BaseException as error:
         reason = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
-        log.emit("end", state="failed", reason=reason)
+        if log:
+            log.emit("end", state="failed", reason=reason)
         recorder.close("failed")
         raise
     recorder.close("success")
+    processes.wait()
     return TrainOutcome(
         run=run,
         adapter=adapter,
@@ -139,18 +139,45 @@ def train(
     )
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is made from and what follows from it."""
+
+    checkpoint: Checkpoint
+    store: TensorStore
+    settings: TrainSettings
+    data: TrainingData
+    order: EpochOrder
+    plan: Plan
+
+
+def _new(out: Path, settings: TrainSettings, identity: dict[str, Any], plan: Plan, choice: DeviceChoice) -> RunFolder:
+    record = {"settings": settings.model_dump(mode="json"), **identity, "plan": asdict(plan), "device": str(choice)}
+    return RunFolder.create(out, record)
+
+
+def _continued(point: Path, settings: TrainSettings, identity: dict[str, Any]) -> RunFolder:
+    run = RunFolder.open(point)
+    _require_same(run, settings, identity)
+    for folder in (run.path, run.checkpoints):
+        remove_leftovers(folder)
+    return run
+
+
+def _take_up(session: Session, point: Path) -> None:
+    """Put the session where the checkpoint was written."""
+    session.state = load_checkpoint(point, session.adapter, session.optimizer, session.averaging)
+    session.resumed_at = session.state.step
+    if session.state.ended_early:  # who resumes such a run wants to go on: the patience begins anew
+        session.state.ended_early, session.state.judgements_without_gain = False, 0
+
+
 def _open_session(
-    checkpoint: Checkpoint,
-    store: TensorStore,
-    settings: TrainSettings,
-    data: TrainingData,
-    order: EpochOrder,
-    plan: Plan,
-    choice: DeviceChoice,
-    run: RunFolder,
-    recorder: Recorder,
+    inputs: Inputs, choice: DeviceChoice, processes: Processes, run: RunFolder, recorder: SilentRecorder
 ) -> Session:
-    transformer = load_transformer(checkpoint, choice.dtype, choice.torch_device)
+    checkpoint, settings, data = inputs.checkpoint, inputs.settings, inputs.data
+    device = processes.fabric.device
+    transformer = load_transformer(checkpoint, choice.dtype, device)
     if settings.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     torch.manual_seed(settings.seed)  # the adapter's first weights
@@ -160,42 +187,28 @@ def _open_session(
         mu=config.timestep_mu if settings.timestep_mu is None else settings.timestep_mu,
         sigma=config.timestep_sigma if settings.timestep_sigma is None else settings.timestep_sigma,
     )
-    model = FlowModel(
-        transformer, load_silence_latent(checkpoint), load_null_condition(checkpoint), choice.torch_device
-    )
-    fabric = _fabric(choice)
-    plain = make_optimizer(adapter.parameters(), settings, warmup_length(settings, plan.total_steps))
-    model.call, optimizer = fabric.setup(transformer, plain)
-    position = store.info.tag_position if settings.tag_position is None else settings.tag_position
+    model = FlowModel(transformer, load_silence_latent(checkpoint), load_null_condition(checkpoint), device)
+    model.autocast = processes.autocast
+    optimizer = make_optimizer(adapter.parameters(), settings, warmup_length(settings, inputs.plan.total_steps))
+    info = inputs.store.info
     return Session(
         settings=settings,
-        plan=plan,
-        fabric=fabric,
+        plan=inputs.plan,
+        processes=processes,
         model=model,
         adapter=adapter,
-        tag=TriggerTag(store.info.trigger_word, position),
-        optimizer=optimizer,
-        averaging=make_averaging(adapter, plain, settings),
+        tag=TriggerTag(
+            info.trigger_word, info.tag_position if settings.tag_position is None else settings.tag_position
+        ),
+        optimizer=processes.fabric.setup_optimizers(optimizer),
+        averaging=make_averaging(adapter, optimizer, settings),
         data=data,
-        order=order,
+        order=inputs.order,
         flow=flow,
         validation=Validation(data.held_out, settings, flow) if data.held_out else None,
         run=run,
         record=recorder,
     )
-
-
-def _fabric(choice: DeviceChoice) -> Fabric:
-    """Fabric for one device. Autocast computes in the base's precision; adapter and optimizer stay in fp32."""
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    precision = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}[choice.precision]
-    if choice.device == "xpu":
-        from lightning_fabric.plugins import MixedPrecision
-        from lightning_fabric.strategies import SingleDeviceStrategy
-
-        plugins = [] if choice.precision == "fp32" else [MixedPrecision(precision, device="xpu")]
-        return Fabric(strategy=SingleDeviceStrategy(device=choice.torch_device), plugins=plugins)
-    return Fabric(accelerator=choice.device, devices=1, precision=precision)
 
 
 def _sinks(run: RunFolder, settings: TrainSettings) -> list[MetricSink]:
@@ -258,7 +271,9 @@ def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
     ]
     for line in lines:
         job.say(line)
-    for note in (*data.notes, *rate_notes(settings), *session.adapter.notes):
+    passes, count = settings.gradient_accumulation, session.processes.count
+    idle = [f"Only {passes} of {count} devices have work: raise gradient_accumulation."] if passes < count else []
+    for note in (*idle, *data.notes, *rate_notes(settings), *session.adapter.notes):
         session.record.warn(session.state.step, note)
     session.record.event(
         "start" if session.resumed_at is None else "resume",
@@ -275,6 +290,8 @@ def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
 def _finish(session: Session, state: str) -> Path:
     """Write final/: the best step where validation found one, else the last; and the end of the log."""
     run, loop = session.run, session.state
+    if not session.processes.is_main:
+        return run.final
     if loop.best_step is not None and loop.best_step != loop.step and run.best.is_dir():
         judged = "validation" if session.validation else "training"
         reason = f"lowest {judged} loss, {loop.best_loss:.5f} at step {loop.best_step}"

@@ -1,0 +1,75 @@
+"""Two processes compute what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hand_made import MakeStore, Shape, short_run
+from safetensors.torch import load_file
+
+from acestep.core.events import read_events
+from acestep.core.jobs import Job
+from acestep.model.checkpoints import Checkpoint
+from acestep.training.train import train
+
+
+def run_two(store: Path, checkpoint: Checkpoint, out: Path, settings, *more: str) -> subprocess.CompletedProcess:
+    config = out.with_suffix(".json")
+    config.write_text(json.dumps(settings.model_dump(mode="json")))
+    arguments = ["--model", str(checkpoint.dit), "--tensors", str(store), "--out", str(out), "--config", str(config)]
+    command = [
+        sys.executable,
+        "-m",
+        "acestep",
+        "train",
+        *arguments,
+        "--device",
+        "cpu",
+        "--devices",
+        "2",
+        "--json",
+        *more,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def losses(run: Path) -> list[float]:
+    return [event["loss"] for event in read_events(run / "events.jsonl", "step")]
+
+
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
+def test_two_processes_give_the_losses_of_one(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, kind: str
+) -> None:
+    """Seven songs, three passes a step: the processes get two and one, and in the last step of an epoch one and none."""
+    store = make_store([Shape(80)] * 7)
+    settings = short_run(
+        adapter=kind, validation="windows", max_latent_length=30, batch_size=1, gradient_accumulation=3, max_steps=7
+    )
+    train(checkpoint, store, tmp_path / "one", settings, Job())
+    done = run_two(store.folder, checkpoint, tmp_path / "two", settings)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)  # one process speaks, once
+    assert (result["state"], result["step"]) == ("finished", 7)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    name = "adapter_model.safetensors" if kind == "lora" else "lokr_weights.safetensors"
+    one, two = (load_file(tmp_path / run / "final" / name) for run in ("one", "two"))
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-2, atol=1e-4)
+    kinds = [event["kind"] for event in read_events(tmp_path / "two" / "events.jsonl")]
+    assert kinds.count("start") == 1 and kinds.count("end") == 1
+
+
+def test_errors_of_several_processes_are_one_sentence(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    store = make_store([Shape(80)] * 3, condition_fingerprint="0" * 32)
+    done = run_two(store.folder, checkpoint, tmp_path / "run", short_run())
+    assert done.returncode == 1
+    assert "condition encoder" in json.loads(done.stdout)["error"] and "Traceback" not in done.stderr
