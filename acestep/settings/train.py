@@ -246,6 +246,9 @@ class HardwareSettings(Settings):
         le=64,
     )
     num_nodes: int = knob(1, "Machines of a run that torchrun or `fabric run` starts.", group="hardware", ge=1, le=256)
+    compile: Literal["auto", "on", "off"] = knob(
+        "auto", "Compile the model's blocks: faster steps after a minute; auto does so on CUDA.", group="hardware"
+    )
     gradient_checkpointing: bool = knob(
         False,
         "Recompute activations in the backward pass: a third more time, far less memory.",

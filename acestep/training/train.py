@@ -25,6 +25,7 @@ from acestep.preprocess.store import TensorStore
 from acestep.settings import TrainSettings
 from acestep.training.averaging import make_averaging
 from acestep.training.checkpoints import load_checkpoint, resume_point
+from acestep.training.compiling import compile_blocks, wants_compiling
 from acestep.training.data import EpochOrder, Flow, TrainingData, load_data
 from acestep.training.forward import FlowModel
 from acestep.training.loop import Plan, Session, fit, set_training, write_adapter
@@ -37,7 +38,9 @@ from acestep.training.validation import Validation
 
 CHANGEABLE_ON_RESUME = frozenset(
     [
+        "compile",
         "device",
+        "devices",
         "early_stop_patience",
         "epochs",
         "keep_last",
@@ -117,6 +120,8 @@ def train(
             _take_up(session, point)
         _announce(session, choice, job)
         set_training(session, True)
+        if wants_compiling(settings, processes.fabric.device):
+            compile_blocks(session, job)
         fit(session, job)
         stopped = session.state.step < plan.total_steps and not session.state.ended_early
         adapter = _finish(session, "stopped" if stopped else "finished")

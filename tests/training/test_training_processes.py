@@ -47,7 +47,7 @@ def losses(run: Path) -> list[float]:
 def test_two_processes_give_the_losses_of_one(
     make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, kind: str
 ) -> None:
-    """Seven songs, three passes a step: the processes get two and one, and in the last step of an epoch one and none."""
+    """Seven songs, three passes a step: two for one process, one for the other, at the end of an epoch none."""
     store = make_store([Shape(80)] * 7)
     settings = short_run(
         adapter=kind, validation="windows", max_latent_length=30, batch_size=1, gradient_accumulation=3, max_steps=7

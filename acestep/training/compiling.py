@@ -1,0 +1,82 @@
+"""Compiling the transformer block by block.
+
+Every block is the same code, so one compilation serves all; norms, rotary embeddings and gates become few kernels.
+Where compiling fails, training goes on without it and says so once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from acestep.core.jobs import Job
+from acestep.settings import HardwareSettings
+
+if TYPE_CHECKING:
+    from acestep.training.loop import Session
+
+
+def wants_compiling(settings: HardwareSettings, device: torch.device) -> bool:
+    """Whether to compile: as set, and for auto on CUDA where Triton is installed.
+
+    On a processor it pays only in runs of an hour and more, and takes a C++ compiler, so there it must be asked for.
+    """
+    if settings.compile == "auto":
+        return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    return settings.compile == "on"
+
+
+LARGEST_GRADIENT_ERROR = {"fp32": 1e-3, "mixed": 5e-2}
+"""How far a compiled gradient may be from the plain one, relative to its length."""
+MOST_VARIANTS = 64
+"""Compilations of a block: its kinds of attention times the shapes and modes it is called with."""
+
+
+def compile_blocks(session: Session, job: Job) -> bool:
+    """Compile every block, and keep it so only if one real pass gives the gradient of the plain blocks.
+
+    Compilers make mistakes that no error reports: torch 2.13 gives wrong gradients for some small models on
+    processors. The trial leaves no trace: every draw of a step has its own seed, and its gradients are thrown away.
+    """
+    from torch._dynamo import config
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    config.recompile_limit = max(config.recompile_limit, MOST_VARIANTS)
+    blocks = session.model.transformer.layers
+    plain = _trial_gradient(session)
+    for block in blocks:
+        block.compile(fullgraph=True)
+    began = time.perf_counter()
+    try:
+        error = float((_trial_gradient(session) - plain).norm() / plain.norm().clamp(min=1e-12))
+        limit = LARGEST_GRADIENT_ERROR["fp32" if session.model.transformer.dtype == torch.float32 else "mixed"]
+        reason = "" if error <= limit else f"its gradients differ by {100 * error:.1f} %"
+    except (TorchDynamoException, InductorError) as failure:
+        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
+    if not reason:
+        job.say(f"compiled {len(blocks)} blocks in {time.perf_counter() - began:.0f} s")
+        return True
+    for block in blocks:
+        block._compiled_call_impl = None
+    session.record.warn(session.state.step, f"The model cannot be compiled here, so it runs as it is: {reason}.")
+    return False
+
+
+def _trial_gradient(session: Session) -> torch.Tensor:
+    """The adapter's gradient on the first batch of the next step, flat, with the same dropout each time."""
+    from acestep.training.data import draw_batch
+    from acestep.training.loop import steps_of
+
+    epoch, micro_batches = steps_of(session, min(session.state.step, session.plan.total_steps - 1))
+    batch = draw_batch(micro_batches[0], epoch, session.data, session.settings, session.flow)
+    torch.manual_seed(0)
+    try:
+        session.processes.fabric.backward(session.model.item_losses(batch, 0.0).sum())
+        gradients = [parameter.grad for parameter in session.adapter.parameters()]
+        return torch.cat([gradient.detach().float().reshape(-1) for gradient in gradients if gradient is not None])
+    finally:
+        session.optimizer.zero_grad(set_to_none=True)

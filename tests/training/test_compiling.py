@@ -1,0 +1,46 @@
+"""Compiled blocks compute what plain ones do, and where they cannot be compiled the run goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hand_made import MakeStore, Shape, short_run
+
+from acestep.core.jobs import Job
+from acestep.model.checkpoints import Checkpoint
+from acestep.settings import HardwareSettings
+from acestep.training.compiling import wants_compiling
+from acestep.training.runs import RunFolder
+from acestep.training.train import train
+
+
+def losses(run: RunFolder) -> list[float]:
+    return [event["loss"] for event in run.events("step")]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for the processor takes g++")
+def test_a_compiled_run_is_right_or_says_that_it_is_not_compiled(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Some versions of torch compile this tiny model wrongly; the run must then be the plain one."""
+    store = make_store([Shape(60, head=4 + i) for i in range(4)])  # conditions of four lengths
+    settings = short_run(dropout=0.0, validation="none", max_steps=3)
+    plain = train(checkpoint, store, tmp_path / "plain", settings, Job()).run
+    torch.compiler.reset()
+    run = train(checkpoint, store, tmp_path / "compiled", settings.changed(compile="on"), Job()).run
+    warnings = [event["text"] for event in run.events("warning")]
+    if warnings:
+        assert "cannot be compiled here" in warnings[0] and losses(run) == losses(plain)
+    first = [next(iter(found.events("step"))) for found in (plain, run)]
+    for name in ("loss", "grad_norm"):
+        assert first[1][name] == pytest.approx(first[0][name], rel=2e-3)
+
+
+def test_a_processor_compiles_only_when_asked() -> None:
+    cpu = torch.device("cpu")
+    assert not wants_compiling(HardwareSettings(), cpu)
+    assert wants_compiling(HardwareSettings(compile="on"), cpu)
+    assert not wants_compiling(HardwareSettings(compile="off"), torch.device("cuda"))
