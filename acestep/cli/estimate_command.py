@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from acestep.cli.arguments import CommandOptions
 from acestep.cli.command import MODEL_HELP, Command, Output
+from acestep.core.errors import UserError
 from acestep.core.jobs import Job, heavy_job
 from acestep.settings import TrainSettings, knob
 
@@ -41,6 +42,8 @@ def estimate(options: EstimateOptions, job: Job) -> Output:
     from acestep.preprocess.store import TensorStore
 
     settings = TrainSettings(**{name: getattr(options, name) for name in TrainSettings.model_fields})
+    if options.save and settings.adapter != "lora":
+        raise UserError(f"Ranks are for LoRA, and the adapter is {settings.adapter}.", fix="Leave --save away.")
     checkpoint, store = resolve_checkpoint(options.model), TensorStore.open(options.tensors)
     with heavy_job(f"estimate {options.tensors}"):
         from acestep.training.estimate import estimate as measure  # torch comes in here

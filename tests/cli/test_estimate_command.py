@@ -38,7 +38,7 @@ def test_the_table_and_the_cost_are_printed(
     lines = capsys.readouterr().out.splitlines()
     assert re.match(r"Sensitivity on 2 windows of 2 songs", lines[0])
     rows = [line.split() for line in lines[2:5]]
-    assert [row[-1] for row in rows][0] == "100%" and lines[5] == ""
+    assert rows[0][-1] == "100%" and lines[5] == ""
     assert all(re.fullmatch(r"layers\.\d+\.\w+\.\w+_proj", row[0]) for row in rows)
     assert [float(row[1]) for row in rows] == sorted((float(row[1]) for row in rows), reverse=True)
     rest = "\n".join(lines[6:])
@@ -64,6 +64,8 @@ def test_wrong_input_is_one_sentence(command: list[str], capsys: pytest.CaptureF
     assert "Traceback" not in capsys.readouterr().err
     assert main([*command, "--batches", "0"]) == 2
     assert 'Setting "batches"' in capsys.readouterr().err
+    assert main([*command, "--adapter", "lokr", "--save", str(tmp_path / "ranks.json")]) == 1
+    assert "Ranks are for LoRA" in capsys.readouterr().err
 
 
 def forecast(peak: int | None, **changes: object) -> Forecast:

@@ -61,6 +61,7 @@ def flat(value: object) -> list[object]:
     "changes",
     [
         {"ema_decay": 0.9},
+        {"optimizer": "adamw8bit"},
         {"optimizer": "prodigy"},
         {"optimizer": "schedule_free"},
         {"optimizer": "adafactor", "adapter": "lokr", "gradient_accumulation": 2},
