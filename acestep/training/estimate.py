@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from acestep.core.device import choose_device, free_memory
+from acestep.core.device import DeviceChoice, choose_device, free_memory
 from acestep.core.errors import UserError
 from acestep.core.events import EventLog
 from acestep.core.jobs import Job
@@ -17,7 +17,7 @@ from acestep.preprocess.store import TensorStore
 from acestep.settings import TrainSettings
 from acestep.training.data import EpochOrder, load_data
 from acestep.training.forecast import Forecast, forecast
-from acestep.training.loop import Plan
+from acestep.training.loop import Plan, Session
 from acestep.training.recorder import Recorder
 from acestep.training.runs import RunFolder
 from acestep.training.sensitivity import Score, Sensitivity, adapted_scores, measure_sensitivity
@@ -38,17 +38,10 @@ def estimate(
 ) -> Estimate:
     """Measure a run with these settings on these tensors; `out` is where it would be written. No file stays behind."""
     store.require_made_with(checkpoint)
-    data = load_data(store, settings)
-    order = EpochOrder(data, settings)
-    choice = choose_device(settings.device, settings.precision)
     with tempfile.TemporaryDirectory(prefix="acestep-estimate-") as folder:
-        # a session needs a place and a log, though none of its steps is recorded
-        run = RunFolder(Path(folder), {})
-        recorder = Recorder(EventLog(Path(folder) / "events.jsonl"), [], job, settings.log_every)
-        plan = Plan.of(settings, order.steps_per_epoch)
-        session = _open_session(checkpoint, store, settings, data, order, plan, choice, run, recorder)
+        session, choice = unrecorded_session(checkpoint, store, settings, Path(folder), job)
         expected = forecast(session, out, job)
-        transformer, flow, model = session.adapter.transformer, session.flow, session.model
+        transformer, data, flow, model = session.adapter.transformer, session.data, session.flow, session.model
         session.adapter.detach_from_model()
         del session
         free_memory()
@@ -61,3 +54,16 @@ def estimate(
             fix=f"Try {expected.remedies[0]}." if expected.remedies else "Close other programs that use the card.",
         ) from error
     return Estimate(expected, sensitivity, adapted_scores(sensitivity, transformer, settings))
+
+
+def unrecorded_session(
+    checkpoint: Checkpoint, store: TensorStore, settings: TrainSettings, folder: Path, job: Job
+) -> tuple[Session, DeviceChoice]:
+    """A session as a run opens it, and its device. `folder` stands for the run's, though no step is recorded."""
+    data = load_data(store, settings)
+    order = EpochOrder(data, settings)
+    plan = Plan.of(settings, order.steps_per_epoch)
+    choice = choose_device(settings.device, settings.precision)
+    recorder = Recorder(EventLog(folder / "events.jsonl"), [], job, settings.log_every)
+    run = RunFolder(folder, {})
+    return _open_session(checkpoint, store, settings, data, order, plan, choice, run, recorder), choice

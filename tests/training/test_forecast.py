@@ -12,20 +12,16 @@ import pytest
 import torch
 from hand_made import MakeStore, Shape, short_run
 
-from acestep.core.device import choose_device
-from acestep.core.events import EventLog
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
 from acestep.settings import TrainSettings
 from acestep.training import forecast as forecasting
 from acestep.training.checkpoints import list_checkpoints
-from acestep.training.data import EpochOrder, load_data
-from acestep.training.estimate import estimate
+from acestep.training.data import load_data
+from acestep.training.estimate import estimate, unrecorded_session
 from acestep.training.forecast import Memory, PeakMemory, forecast, largest_micro_batch, left_untouched, remedies
-from acestep.training.loop import Plan, Session, optimizer_step, steps_of
-from acestep.training.recorder import Recorder
-from acestep.training.runs import RunFolder
-from acestep.training.train import _open_session, train
+from acestep.training.loop import Session, optimizer_step, steps_of
+from acestep.training.train import train
 
 Open = Callable[..., Session]
 
@@ -37,13 +33,7 @@ def open_session(make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path) 
     def open_it(shapes: list[Shape] | None = None, **changes: object) -> Session:
         settings = short_run(device="cpu", precision="fp32", **changes)
         store = make_store(shapes) if shapes else make_store()
-        data = load_data(store, settings)
-        order = EpochOrder(data, settings)
-        plan = Plan.of(settings, order.steps_per_epoch)
-        run = RunFolder(tmp_path / "nowhere", {})
-        recorder = Recorder(EventLog(tmp_path / "log" / "events.jsonl"), [], Job(), 10)
-        choice = choose_device("cpu", "fp32")
-        return _open_session(checkpoint, store, settings, data, order, plan, choice, run, recorder)
+        return unrecorded_session(checkpoint, store, settings, tmp_path / "log", Job())[0]
 
     return open_it
 
