@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.cli.arguments import POSITIONAL, CommandOptions
 from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, problem_lines
+from acestep.cli.estimate_command import ESTIMATE_COMMAND
 from acestep.cli.export_commands import EXPORT_COMMANDS
 from acestep.cli.preset_commands import PRESET_COMMANDS
 from acestep.cli.terminal import confirm
@@ -125,6 +126,7 @@ class TrainOptions(TrainSettings, CommandOptions):
 
 def train(options: TrainOptions, job: Job) -> Output:
     """Train an adapter, or go on with a run."""
+    from acestep.core.gpu import watched_gpu
     from acestep.preprocess.store import TensorStore
     from acestep.training.runs import RunFolder, new_run_path
 
@@ -144,7 +146,8 @@ def train(options: TrainOptions, job: Job) -> Output:
     with heavy_job(f"train {out}"):
         from acestep.training.train import train as train_adapter  # torch comes in here
 
-        outcome = train_adapter(checkpoint, store, out, _plain(TrainSettings, options), job, options.resume)
+        with watched_gpu(job):
+            outcome = train_adapter(checkpoint, store, out, _plain(TrainSettings, options), job, options.resume)
     summary = outcome.summary
     lines = [
         f"{'Stopped' if outcome.stopped else 'Finished'} at step {summary.step} of {summary.total_steps} "
@@ -306,6 +309,7 @@ COMMANDS: dict[str, Command] = {
         Command("download", "fetch a model from the Hugging Face Hub", DownloadOptions, download),
         Command("dataset", "scan a folder of songs, report problems, save the dataset file", DatasetOptions, dataset),
         Command("preprocess", "encode songs into a tensor folder", PreprocessOptions, preprocess),
+        ESTIMATE_COMMAND,
         Command("train", "train an adapter", TrainOptions, train),
         Command("generate", "text to music with or without an adapter", GenerateOptions, generate),
         Command("runs", "list, show and compare runs", RunsOptions, runs),

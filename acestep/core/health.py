@@ -24,7 +24,11 @@ REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 OLDEST_PYTHON = (3, 11)
 REMEDY = "Run ./install.sh (Windows: install.bat) again."
 
-_MODULE_NAMES = {"lycoris-lora": "lycoris", "pytest-xdist": "xdist"}  # where it is not the package's name with _
+_MODULE_NAMES = {
+    "lycoris-lora": "lycoris",
+    "pytest-xdist": "xdist",
+    "nvidia-ml-py": "pynvml",
+}  # where it is not the package's name with _
 _GIB = 1 << 30
 _LOW_MEMORY_GIB = 8  # the 2B model's 4.8 GB of weights, the text encoder and some room
 _LOW_DISK_GIB = 20  # one 2B checkpoint with VAE and text encoder, tensors, and the checkpoints of a run
@@ -48,7 +52,7 @@ class Check:
 
 def all_checks(folder: Path) -> list[Check]:
     """Every check of the installation and the machine; `folder` is where results would be written."""
-    return [check_python(), *check_packages(), check_torch(), check_memory(), check_disk(folder)]
+    return [check_python(), *check_packages(), check_torch(), check_gpu(), check_memory(), check_disk(folder)]
 
 
 def check_python() -> Check:
@@ -120,6 +124,17 @@ def check_torch() -> Check:
     memory = device_memory()
     room = f", {memory[0] / _GIB:.1f} of {memory[1] / _GIB:.1f} GiB free" if memory else ""
     return Check("device", "ok", f"{choice}{room}, torch {torch.__version__}")
+
+
+def check_gpu() -> Check:
+    """The card's memory, load and temperature, and other programs on it."""
+    try:
+        from acestep.core.gpu import describe_gpu, read_gpu
+
+        reading = read_gpu()
+    except (ImportError, OSError) as error:
+        return Check("graphics card", "error", f"cannot be asked ({error}).", REMEDY)
+    return Check("graphics card", "ok", describe_gpu(reading))
 
 
 def _nvidia_card() -> str:

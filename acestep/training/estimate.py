@@ -1,0 +1,69 @@
+"""Before a run: what it will cost, and which modules the songs would change most. Nothing is trained or kept."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from acestep.core.device import DeviceChoice, choose_device, free_memory
+from acestep.core.errors import UserError
+from acestep.core.events import EventLog
+from acestep.core.jobs import Job
+from acestep.model.checkpoints import Checkpoint
+from acestep.preprocess.store import TensorStore
+from acestep.settings import TrainSettings
+from acestep.training.data import EpochOrder, load_data
+from acestep.training.forecast import Forecast, forecast
+from acestep.training.loop import Plan, Session
+from acestep.training.recorder import Recorder
+from acestep.training.runs import RunFolder
+from acestep.training.sensitivity import Score, Sensitivity, adapted_scores, measure_sensitivity
+from acestep.training.train import _open_session
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost and sensitivity. `adapted` are the scores of the modules that the settings adapt, in model order."""
+
+    forecast: Forecast
+    sensitivity: Sensitivity
+    adapted: list[Score]
+
+
+def estimate(
+    checkpoint: Checkpoint, store: TensorStore, out: Path, settings: TrainSettings, batches: int, job: Job
+) -> Estimate:
+    """Measure a run with these settings on these tensors; `out` is where it would be written. No file stays behind."""
+    store.require_made_with(checkpoint)
+    with tempfile.TemporaryDirectory(prefix="acestep-estimate-") as folder:
+        session, choice = unrecorded_session(checkpoint, store, settings, Path(folder), job)
+        expected = forecast(session, out, job)
+        transformer, data, flow, model = session.adapter.transformer, session.data, session.flow, session.model
+        session.adapter.detach_from_model()
+        del session
+        free_memory()
+    model.call = transformer
+    try:
+        sensitivity = measure_sensitivity(transformer, model, data, settings, flow, batches, choice, job)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "The memory does not suffice to measure the model's gradients.",
+            fix=f"Try {expected.remedies[0]}." if expected.remedies else "Close other programs that use the card.",
+        ) from error
+    return Estimate(expected, sensitivity, adapted_scores(sensitivity, transformer, settings))
+
+
+def unrecorded_session(
+    checkpoint: Checkpoint, store: TensorStore, settings: TrainSettings, folder: Path, job: Job
+) -> tuple[Session, DeviceChoice]:
+    """A session as a run opens it, and its device. `folder` stands for the run's, though no step is recorded."""
+    data = load_data(store, settings)
+    order = EpochOrder(data, settings)
+    plan = Plan.of(settings, order.steps_per_epoch)
+    choice = choose_device(settings.device, settings.precision)
+    recorder = Recorder(EventLog(folder / "events.jsonl"), [], job, settings.log_every)
+    run = RunFolder(folder, {})
+    return _open_session(checkpoint, store, settings, data, order, plan, choice, run, recorder), choice
