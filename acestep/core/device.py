@@ -67,6 +67,8 @@ def choose_device(device: DeviceName = "auto", precision: PrecisionName = "auto"
     best, reason = _best_precision(chosen)
     if precision == "auto":
         return DeviceChoice(chosen, best, reason)
+    if precision == "fp16" and chosen == "cpu":
+        raise UserError("Processors do not train in fp16.", fix="Choose precision auto, fp32 or bf16.")
     if precision == "bf16" and chosen == "cuda" and best == "fp16":
         raise UserError(f"This graphics card has no bf16 ({reason}).", fix="Choose precision auto or fp16.")
     return DeviceChoice(chosen, precision, "chosen in the settings")

@@ -18,10 +18,11 @@ from acestep.settings import TrainSettings
 from acestep.training.data import EpochOrder, load_data
 from acestep.training.forecast import Forecast, forecast
 from acestep.training.loop import Plan, Session
+from acestep.training.processes import start_processes
 from acestep.training.recorder import Recorder
 from acestep.training.runs import RunFolder
 from acestep.training.sensitivity import Score, Sensitivity, adapted_scores, measure_sensitivity
-from acestep.training.train import _open_session
+from acestep.training.train import Inputs, open_session
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ def estimate(
         session.adapter.detach_from_model()
         del session
         free_memory()
-    model.call = transformer
     try:
         sensitivity = measure_sensitivity(transformer, model, data, settings, flow, batches, choice, job)
     except torch.OutOfMemoryError as error:
@@ -66,4 +66,5 @@ def unrecorded_session(
     choice = choose_device(settings.device, settings.precision)
     recorder = Recorder(EventLog(folder / "events.jsonl"), [], job, settings.log_every)
     run = RunFolder(folder, {})
-    return _open_session(checkpoint, store, settings, data, order, plan, choice, run, recorder), choice
+    inputs = Inputs(checkpoint, store, settings, data, order, plan)
+    return open_session(inputs, choice, start_processes(settings, choice), run, recorder), choice

@@ -126,7 +126,7 @@ def forecast(session: Session, out: Path, job: Job) -> Forecast:
     found = Memory(
         peak=peak,
         available=available,
-        model=_bytes_of(session.model.call.parameters()) - _bytes_of(session.adapter.parameters()),
+        model=_bytes_of(session.model.transformer.parameters()) - _bytes_of(session.adapter.parameters()),
         adapter=_bytes_of(session.adapter.parameters()),
         optimizer=optimizer_bytes,
     )
@@ -154,11 +154,11 @@ def left_untouched(session: Session) -> Iterator[None]:
     """Steps made while the block lasts leave no trace in adapter, averages, optimizer, scaler and random state."""
     weights = [parameter.detach().cpu().clone() for parameter in session.adapter.parameters()]
     optimizer = copy.deepcopy(session.optimizer.state_dict())
-    scaler = getattr(session.fabric.strategy.precision, "scaler", None)
+    scaler = getattr(session.processes.fabric.strategy.precision, "scaler", None)
     scaling = scaler.state_dict() if scaler is not None else None
     generator = torch.get_rng_state()
     on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    training, averaging, state = session.model.call.training, session.averaging, copy.deepcopy(session.state)
+    training, averaging, state = session.model.transformer.training, session.averaging, copy.deepcopy(session.state)
     session.averaging = Averaging()  # the session's own is not to hear of these steps
     try:
         yield

@@ -113,9 +113,7 @@ def train(
     log = run.event_log() if processes.is_main else None
     recorder = Recorder(log, _sinks(run, settings), job, settings.log_every) if log else SilentRecorder()
     try:
-        session = _open_session(
-            Inputs(checkpoint, store, settings, data, order, plan), choice, processes, run, recorder
-        )
+        session = open_session(Inputs(checkpoint, store, settings, data, order, plan), choice, processes, run, recorder)
         if point:
             _take_up(session, point)
         _announce(session, choice, job)
@@ -177,7 +175,7 @@ def _take_up(session: Session, point: Path) -> None:
         session.state.ended_early, session.state.judgements_without_gain = False, 0
 
 
-def _open_session(
+def open_session(
     inputs: Inputs, choice: DeviceChoice, processes: Processes, run: RunFolder, recorder: SilentRecorder
 ) -> Session:
     checkpoint, settings, data = inputs.checkpoint, inputs.settings, inputs.data

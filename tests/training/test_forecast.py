@@ -81,7 +81,7 @@ def test_a_forecast_leaves_no_trace(open_session: Open, changes: dict) -> None:
 
 def test_a_trace_is_removed_after_an_error_and_from_a_run_under_way(open_session: Open) -> None:
     session = open_session(optimizer="adamw", ema_decay=0.9)
-    session.model.call.train()
+    session.model.transformer.train()
     for step in range(2):
         optimizer_step(session, *steps_of(session, step))
         session.state.step += 1
