@@ -118,25 +118,29 @@ def _thinned(validations: Sequence[tuple[int, float]], best: int) -> list[tuple[
 
 
 def _loading(kind: str, weights: str, trigger: TriggerTag) -> str:
-    official = (
-        "give it this folder as the LoRA path." if kind == "lora" else f"give it `{weights}` (LoKr) as the LoRA path."
-    )
-    diffusers = (
+    merged = "it does not read this kind; `acestep merge ADAPTER --model MODEL --out FOLDER` makes a whole model of it."
+    official = {
+        "lokr": f"give it `{weights}` (LoKr) as the LoRA path.",
+        "loha": merged,
+    }.get(kind, "give it this folder as the LoRA path.")
+    lora_or_lokr = (
         "`pipe.load_lora_weights(FOLDER)` with a folder made by `acestep export ADAPTER --to diffusers --out FOLDER`."
         if kind == "lora"
         else '`pipe.transformer.load_lora_adapter(FOLDER, weight_name="pytorch_lora_weights.safetensors")` with a '
         "folder made by `acestep export ADAPTER --to diffusers --out FOLDER`."
     )
+    diffusers = merged if kind in ("loha", "oft") else f"{lora_or_lokr} Newer than 0.41."
+    official += "" if official == merged else ' Switch "thinking" off to hear the adapter.'
     hint = f" and write `{_plain(trigger.word)}` into the tags" if trigger.word else ""
     return "\n".join(
         [
             "## Loading",
             "",
-            f'- ACE-Step app: {official} Switch "thinking" off to hear the adapter.',
+            f"- ACE-Step app: {official}",
             "- ComfyUI: `acestep export ADAPTER --to comfyui --out NAME.safetensors`, put the file into "
             f"`models/loras`, load it with the node Load LoRA{hint}. Loaded without that, a LoRA plays at the wrong "
             "strength there.",
-            f"- diffusers: {diffusers} Newer than 0.41.",
+            f"- diffusers: {diffusers}",
             "- This program: `acestep generate --model MODEL --adapter FOLDER --caption …`.",
         ]
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.adapters import lycoris_format, peft_format
 from acestep.adapters.source import AdapterSource, TriggerTag
-from acestep.adapters.specs import LokrSpec, LoraSpec, Spec
+from acestep.adapters.specs import LohaSpec, LokrSpec, LoraSpec, OftSpec, Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,28 +40,44 @@ class Family:
         return getattr(import_module(module), name)
 
 
+def _peft(kind: str, spec: type[Spec], class_name: str, config: Callable[..., dict[str, Any]]) -> Family:
+    return Family(
+        kind=kind,
+        spec=spec,
+        implementation=(f"acestep.adapters.{kind}", class_name),
+        weights_file=peft_format.WEIGHTS_FILE,
+        config_file=peft_format.CONFIG_FILE,
+        modules=peft_format.peft_modules,
+        metadata=peft_format.peft_metadata,
+        config=config,
+    )
+
+
+def _lycoris(
+    kind: str,
+    spec: type[Spec],
+    class_name: str,
+    metadata: Callable[..., dict[str, str]],
+    config: Callable[..., dict[str, Any]],
+) -> Family:
+    return Family(
+        kind=kind,
+        spec=spec,
+        implementation=(f"acestep.adapters.{kind}", class_name),
+        weights_file=lycoris_format.weights_file(kind),
+        config_file=lycoris_format.config_file(kind),
+        modules=lycoris_format.lycoris_modules,
+        metadata=metadata,
+        config=config,
+    )
+
+
 FAMILIES = {
     family.kind: family
     for family in (
-        Family(
-            kind="lora",
-            spec=LoraSpec,
-            implementation=("acestep.adapters.lora", "LoraAdapter"),
-            weights_file=peft_format.WEIGHTS_FILE,
-            config_file=peft_format.CONFIG_FILE,
-            modules=peft_format.lora_modules,
-            metadata=peft_format.lora_metadata,
-            config=peft_format.lora_config,
-        ),
-        Family(
-            kind="lokr",
-            spec=LokrSpec,
-            implementation=("acestep.adapters.lokr", "LokrAdapter"),
-            weights_file=lycoris_format.WEIGHTS_FILE,
-            config_file=lycoris_format.CONFIG_FILE,
-            modules=lycoris_format.lokr_modules,
-            metadata=lycoris_format.lokr_metadata,
-            config=lycoris_format.lokr_config,
-        ),
+        _peft("lora", LoraSpec, "LoraAdapter", peft_format.lora_config),
+        _lycoris("lokr", LokrSpec, "LokrAdapter", lycoris_format.lokr_metadata, lycoris_format.lokr_config),
+        _lycoris("loha", LohaSpec, "LohaAdapter", lycoris_format.loha_metadata, lycoris_format.loha_config),
+        _peft("oft", OftSpec, "OftAdapter", peft_format.oft_config),
     )
 }

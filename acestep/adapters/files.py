@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from acestep.adapters.families import FAMILIES
-from acestep.adapters.lycoris_format import holds_lokr_config, read_lokr
-from acestep.adapters.peft_format import read_lora
+from acestep.adapters.lycoris_format import KINDS, config_file, lycoris_kind, read_lycoris, weights_file
+from acestep.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, read_peft
 from acestep.adapters.source import AdapterSource, TriggerTag, read_header
-from acestep.adapters.specs import LokrSpec, LoraSpec, Spec
+from acestep.adapters.specs import LohaSpec, LokrSpec, LoraSpec, OftSpec, Spec
 from acestep.adapters.targets import target_names
 from acestep.core.errors import UserError
 from acestep.core.paths import atomic_folder, disk_errors, existing_file, write_json
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 SaveDtype = Literal["fp32", "bf16"]
 
-_LORA, _LOKR = FAMILIES["lora"], FAMILIES["lokr"]
-_PICKLES = ("adapter_model.bin", "lora_weights.pt", "lokr_weights.pt")
-_OTHER_KINDS = {"loha_weights.safetensors": "LoHa"}
+_PICKLES = ("adapter_model.bin", "lora_weights.pt", "lokr_weights.pt", "loha_weights.pt")
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,11 @@ class AdapterInfo:
             size = f"{kind}, rank {self.spec.r}, alpha {self.spec.lora_alpha:g}"
         elif isinstance(self.spec, LokrSpec):
             size = f"LoKr, factor {self.spec.factor}, dimension {self.spec.linear_dim}"
+        elif isinstance(self.spec, LohaSpec):
+            size = f"LoHa, dimension {self.spec.linear_dim}, alpha {self.spec.linear_alpha:g}"
+        elif isinstance(self.spec, OftSpec):
+            blocks = f"block size {self.spec.oft_block_size}" if self.spec.oft_block_size else f"{self.spec.r} blocks"
+            size = f"{'COFT' if self.spec.coft else 'OFT'}, {blocks}"
         else:
             size = self.kind
         return f"{size}, {self.parameters:,} parameters{tag}"
@@ -70,49 +73,44 @@ def find_adapter(path: str | Path) -> AdapterSource:
 
 
 def _of_folder(folder: Path) -> AdapterSource:
-    is_lora = (folder / _LORA.config_file).is_file()
-    is_lokr = (folder / _LOKR.weights_file).is_file()
-    if is_lora and is_lokr:
-        raise UserError(
-            f"{folder} holds two adapters, {_LORA.weights_file} and {_LOKR.weights_file}.", fix="Name one of the files."
-        )
-    if is_lokr:
-        return read_lokr(folder / _LOKR.weights_file)
+    is_peft = (folder / CONFIG_FILE).is_file()
+    kinds = [kind for kind in KINDS if (folder / weights_file(kind)).is_file()]
+    files = [*([WEIGHTS_FILE] if is_peft else []), *(weights_file(kind) for kind in kinds)]
+    if len(files) > 1:
+        raise UserError(f"{folder} holds two adapters, {files[0]} and {files[1]}.", fix="Name one of the files.")
+    if kinds:
+        return read_lycoris(folder / weights_file(kinds[0]), kinds[0])
     _refuse_pickle(folder)
-    if is_lora:
-        return _lora_folder(folder)
+    if is_peft:
+        return _peft_folder(folder)
     if (folder / "adapter").is_dir():
         return _of_folder(folder / "adapter")
-    for name, kind in _OTHER_KINDS.items():
-        if (folder / name).is_file():
-            raise UserError(
-                f"{folder} is a {kind} adapter; this program reads LoRA, DoRA and LoKr.", fix="Use one of these."
-            )
-    if (folder / _LORA.weights_file).is_file():
-        raise UserError(f"{folder} has {_LORA.weights_file} but no {_LORA.config_file}.", fix="Copy that file as well.")
+    if (folder / WEIGHTS_FILE).is_file():
+        raise UserError(f"{folder} has {WEIGHTS_FILE} but no {CONFIG_FILE}.", fix="Copy that file as well.")
     below = sorted(
         str(file.parent.relative_to(folder))
         for pattern in ("*", "*/*")
-        for name in (_LORA.config_file, _LOKR.weights_file)
+        for name in (CONFIG_FILE, *(weights_file(kind) for kind in KINDS))
         for file in folder.glob(f"{pattern}/{name}")
     )
     raise UserError(
         f"{folder} holds no adapter.",
         fix=f"Choose one of its sub-folders: {', '.join(below)}."
         if below
-        else f"An adapter folder has {_LORA.config_file} with {_LORA.weights_file}, or {_LOKR.weights_file}.",
+        else f"An adapter folder has {CONFIG_FILE} with {WEIGHTS_FILE},"
+        f" or {' or '.join(weights_file(kind) for kind in KINDS)}.",
     )
 
 
-def _lora_folder(folder: Path) -> AdapterSource:
-    existing_file(folder / _LORA.weights_file, "the adapter's weights file")
-    return read_lora(folder)
+def _peft_folder(folder: Path) -> AdapterSource:
+    existing_file(folder / WEIGHTS_FILE, "the adapter's weights file")
+    return read_peft(folder)
 
 
 def _refuse_pickle(folder: Path) -> None:
     """Raise for a folder whose weights only unpickling could read."""
     pickles = [folder / name for name in _PICKLES if (folder / name).is_file()]
-    if pickles and not (folder / _LORA.weights_file).is_file():
+    if pickles and not (folder / WEIGHTS_FILE).is_file():
         raise _pickle_error(pickles[0])
 
 
@@ -124,20 +122,22 @@ def _pickle_error(file: Path) -> UserError:
 
 
 def _of_file(file: Path) -> AdapterSource:
-    if file.name in (_LORA.config_file, _LORA.weights_file):
-        return _lora_folder(file.parent)
-    if file.name == _LOKR.config_file:
-        file = existing_file(file.with_name(_LOKR.weights_file), "the adapter's weights file")
+    if file.name in (CONFIG_FILE, WEIGHTS_FILE):
+        return _peft_folder(file.parent)
+    for kind in KINDS:
+        if file.name == config_file(kind):
+            file = existing_file(file.with_name(weights_file(kind)), "the adapter's weights file")
     if file.suffix in (".bin", ".pt", ".pth", ".ckpt"):
         raise _pickle_error(file)
     if file.suffix != ".safetensors":
         raise UserError(f"{file} is not an adapter file.", fix="Choose an adapter folder or a .safetensors file.")
-    if file.name != _LOKR.weights_file and not holds_lokr_config(read_header(file)):
+    found = lycoris_kind(file, read_header(file))
+    if found is None:
         raise UserError(
-            f"{file} is a single file without a LoKr configuration in its metadata.",
-            fix=f"LoRA is read as a folder with {_LORA.config_file} and {_LORA.weights_file}.",
+            f"{file} is a single file without a LoKr or LoHa configuration in its metadata.",
+            fix=f"LoRA is read as a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.",
         )
-    return read_lokr(file)
+    return read_lycoris(file, found)
 
 
 def read_adapter_info(path: str | Path) -> AdapterInfo:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lycoris.logging import logger as lycoris_logger
 from lycoris.modules.lokr import LokrModule
 from torch import Tensor, nn
 
-from acestep.adapters.base import Adapter
+from acestep.adapters.lycoris_adapter import LycorisAdapter
 from acestep.adapters.lycoris_format import lycoris_name
 from acestep.adapters.specs import LokrSpec
-from acestep.adapters.targets import assert_wrapped
-from acestep.settings import AdapterSettings
 
 
 class KroneckerModule(LokrModule):
@@ -85,38 +79,16 @@ class KroneckerModule(LokrModule):
             return F.linear(F.linear(x, self.lokr_w2_b.to(x.dtype)), self.lokr_w2_a.to(x.dtype))
         return F.linear(x, (self.lokr_w2_a @ self.lokr_w2_b).to(x.dtype))
 
-    def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Trainable tensors by their names in a file."""
-        for name in self.weight_list:
-            value = getattr(self, name, None)
-            if isinstance(value, nn.Parameter):
-                yield name, value
-
     def stores_second_factor_whole(self) -> bool:
         return self.use_w2 and not self.full_matrix
 
 
-class LokrAdapter(Adapter):
+class LokrAdapter(LycorisAdapter):
     """W' = W + scale · kron(w1, w2), where w2, and w1 if wanted, may be products of two thin matrices."""
 
     kind = "lokr"
     name = "LoKr"
     spec: LokrSpec
-
-    def __init__(
-        self, transformer: nn.Module, modules: Sequence[str], spec: LokrSpec, settings: AdapterSettings
-    ) -> None:
-        super().__init__(transformer, modules, spec, settings)
-        layers = dict(transformer.named_modules())
-        with _quiet_lycoris():
-            self._modules = {name: self._module_for(name, layers[name]) for name in self.module_names}
-        # Held outside the transformer, as LyCORIS does: the transformer's own weights stay a plain list.
-        self.holder = nn.ModuleDict({lycoris_name(name): module for name, module in self._modules.items()})
-        for module in self._modules.values():
-            module.apply_to()
-        self._mark_attached()
-        assert_wrapped(self.module_names, (name for name, m in layers.items() if hasattr(m, "_lycoris_wrappers")))
-        self.notes = self._notes()
 
     def _module_for(self, name: str, layer: nn.Module) -> KroneckerModule:
         spec = self.spec
@@ -137,8 +109,7 @@ class LokrAdapter(Adapter):
         )
         module.dropout = spec.dropout  # not given above: LyCORIS would print that it ignores it
         module.plan()
-        weight = layer.weight
-        return module.to(device=weight.device, dtype=torch.float32)  # type: ignore[call-overload]
+        return module
 
     def _notes(self) -> tuple[str, ...]:
         whole = sum(module.stores_second_factor_whole() for module in self._modules.values())
@@ -149,41 +120,3 @@ class LokrAdapter(Adapter):
             f" {self.spec.factor}: they store their second factor whole, and dimension and alpha have no effect on it."
             " The factor alone sets the adapter's size there.",
         )
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, module in self._modules.items():
-            for suffix, parameter in module.weights():
-                yield f"{lycoris_name(name)}.{suffix}", parameter
-
-    def constants(self) -> dict[str, Tensor]:
-        return {f"{lycoris_name(name)}.alpha": module.alpha for name, module in self._modules.items()}
-
-    def _apply_strength(self) -> None:
-        for module in self._modules.values():
-            module.multiplier = self.strength
-
-    def _remove(self) -> None:
-        for module in self._modules.values():
-            module.restore()
-            # LyCORIS leaves the layer's own method as an attribute; without it the layer is as it was
-            del module.org_module[0].forward
-
-    def weight_delta(self, module: str) -> Tensor:
-        lokr = self._modules[module]
-        with torch.no_grad():
-            delta = lokr.get_weight(lokr.shape)
-            if not lokr.wd:
-                return delta
-            base = lokr.org_weight.float()
-            return lokr.apply_weight_decompose(base + delta) - base
-
-
-@contextlib.contextmanager
-def _quiet_lycoris() -> Iterator[None]:
-    """LyCORIS logs one line for every layer that stores a factor whole; `notes` says it once."""
-    level = lycoris_logger.level
-    lycoris_logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        lycoris_logger.setLevel(level)

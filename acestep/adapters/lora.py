@@ -13,7 +13,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter
-from acestep.adapters.peft_format import lora_key
+from acestep.adapters.peft_format import peft_key
 from acestep.adapters.specs import LoraSpec, whole_number
 from acestep.adapters.targets import assert_wrapped
 from acestep.model.names import module_to_original
@@ -72,10 +72,10 @@ class LoraAdapter(Adapter):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, layer in self._layers.items():
             original = module_to_original(name)
-            yield lora_key(original, "lora_A.weight"), layer.lora_A[_SLOT].weight
-            yield lora_key(original, "lora_B.weight"), layer.lora_B[_SLOT].weight
+            yield peft_key(original, "lora_A.weight"), layer.lora_A[_SLOT].weight
+            yield peft_key(original, "lora_B.weight"), layer.lora_B[_SLOT].weight
             if self.spec.use_dora:
-                yield lora_key(original, "lora_magnitude_vector"), layer.lora_magnitude_vector[_SLOT].weight
+                yield peft_key(original, "lora_magnitude_vector"), layer.lora_magnitude_vector[_SLOT].weight
 
     def _apply_strength(self) -> None:
         for name, layer in self._layers.items():

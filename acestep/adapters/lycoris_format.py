@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.adapters.source import AdapterSource, Header, TriggerTag, clean_keys, read_header, text_list
-from acestep.adapters.specs import LokrSpec, whole_number
+from acestep.adapters.specs import LohaSpec, LokrSpec, Spec, whole_number
 from acestep.adapters.targets import ATTENTION_BLOCKS, modules_named, wrappable_modules
 from acestep.core.errors import UserError
 from acestep.core.paths import read_json
@@ -18,10 +18,24 @@ from acestep.model.names import module_to_original
 if TYPE_CHECKING:
     from torch import nn
 
-CONFIG_FILE = "lokr_config.json"
-WEIGHTS_FILE = "lokr_weights.safetensors"
+_SPECS: dict[str, type[Spec]] = {"lokr": LokrSpec, "loha": LohaSpec}
+KINDS = tuple(_SPECS)
 _PREFIX = "lycoris_"
-_CONFIG_KEY = "lokr_config"
+
+
+def config_key(kind: str) -> str:
+    """Where the configuration of a kind stands in the metadata of its file."""
+    return f"{kind}_config"
+
+
+def config_file(kind: str) -> str:
+    """Name of the file with the configuration for people."""
+    return f"{kind}_config.json"
+
+
+def weights_file(kind: str) -> str:
+    """Name of the file with the tensors."""
+    return f"{kind}_weights.safetensors"
 
 
 def lycoris_name(module: str) -> str:
@@ -46,7 +60,6 @@ def lokr_config(spec: LokrSpec, targets: Sequence[str], tag: TriggerTag) -> dict
 
 def lokr_metadata(spec: LokrSpec, targets: Sequence[str], modules: Sequence[str]) -> dict[str, str]:
     """The metadata the official app rebuilds the network from. `modules` are the wrapped ones, diffusers names."""
-    blocks = [kind for kind in ("self", "cross") if any(f".{kind}_attn." in name for name in modules)]
     config = {
         "linear_dim": spec.linear_dim,
         "linear_alpha": whole_number(spec.linear_alpha),
@@ -60,38 +73,72 @@ def lokr_metadata(spec: LokrSpec, targets: Sequence[str], modules: Sequence[str]
         "bypass_mode": False,
         "rs_lora": spec.rs_lora,
         "unbalanced_factorization": spec.unbalanced_factorization,
-        # beyond LyCORIS: what bare names in target_modules stand for
+    }
+    return _metadata("lokr", config | _blocks(modules))
+
+
+def loha_config(spec: LohaSpec, targets: Sequence[str], tag: TriggerTag) -> dict[str, Any]:
+    """loha_config.json: what people read, with the trigger word."""
+    return {
+        "adapter_type": "loha",
+        "algo": "loha",
+        "linear_dim": spec.linear_dim,
+        "linear_alpha": whole_number(spec.linear_alpha),
+        "target_modules": list(targets),
+    } | tag.to_config()
+
+
+def loha_metadata(spec: LohaSpec, targets: Sequence[str], modules: Sequence[str]) -> dict[str, str]:
+    """The metadata Side-Step writes: LoHa has no factor, which it states all the same."""
+    config = {
+        "linear_dim": spec.linear_dim,
+        "linear_alpha": whole_number(spec.linear_alpha),
+        "factor": -1,
+        "use_tucker": spec.use_tucker,
+        "use_scalar": False,  # as for LoKr
+        "weight_decompose": spec.weight_decompose,
+        "target_modules": list(targets),
+        "rs_lora": spec.rs_lora,
+    }
+    return _metadata("loha", config | _blocks(modules))
+
+
+def _blocks(modules: Sequence[str]) -> dict[str, Any]:
+    """Beyond LyCORIS: what bare names in target_modules stand for."""
+    blocks = [kind for kind in ("self", "cross") if any(f".{kind}_attn." in name for name in modules)]
+    return {
         "attention_type": "both" if len(blocks) == 2 else "".join(blocks) or None,
         "target_mlp": any(".mlp." in name for name in modules),
     }
-    return {"adapter_type": "lokr", "algo": "lokr", "format": "lycoris", _CONFIG_KEY: json.dumps(config)}
 
 
-def read_lokr(weights: Path) -> AdapterSource:
-    """Read a LoKr file, as LyCORIS, the official app or Side-Step writes it."""
+def _metadata(kind: str, config: dict[str, Any]) -> dict[str, str]:
+    return {"adapter_type": kind, "algo": kind, "format": "lycoris", config_key(kind): json.dumps(config)}
+
+
+def read_lycoris(weights: Path, kind: str) -> AdapterSource:
+    """Read a LoKr or LoHa file, as LyCORIS, the official app or Side-Step writes it."""
     header = read_header(weights)
-    beside = weights.parent / CONFIG_FILE
-    config_file = beside if beside.is_file() else weights
+    beside = weights.parent / config_file(kind)
+    described = beside if beside.is_file() else weights
     config = read_json(beside, "the adapter's configuration") if beside.is_file() else {}
     tag = TriggerTag.from_config(config, beside)
-    stated = _from_metadata(header, weights)
+    stated = _from_metadata(header, weights, config_key(kind))
     if not config and stated is None:
         raise UserError(
-            f'{weights} has no "{_CONFIG_KEY}", neither in its metadata nor in a {CONFIG_FILE} beside it.',
+            f'{weights} has no "{config_key(kind)}", neither in its metadata nor in a {config_file(kind)} beside it.',
             fix="Take the adapter's original files.",
         )
-    algorithm = header.metadata.get("algo", config.get("algo", "lokr"))
-    if algorithm != "lokr":
-        raise UserError(
-            f"{weights} is a {algorithm} adapter; this program reads LoRA, DoRA and LoKr.", fix="Use one of these."
-        )
+    algorithm = header.metadata.get("algo", config.get("algo", kind))
+    if algorithm != kind:
+        raise UserError(f"{weights} is a {algorithm} adapter, not {kind} as its name says.", fix="Rename it.")
     config = {**config, **(stated or {})}  # the metadata is what other programs go by
     return AdapterSource(
-        kind="lokr",
+        kind=kind,
         path=weights,
         weights=weights,
-        spec=LokrSpec.read(config, str(config_file)),
-        targets=text_list(config.get("target_modules"), "target_modules", config_file),
+        spec=_SPECS[kind].read(config, str(described)),
+        targets=text_list(config.get("target_modules"), "target_modules", described),
         tag=tag,
         header=header,
         keys=clean_keys(header, weights, lambda key: key.replace("__orig_mod_", "_")),
@@ -99,7 +146,7 @@ def read_lokr(weights: Path) -> AdapterSource:
     )
 
 
-def lokr_modules(source: AdapterSource, transformer: nn.Module) -> list[str]:
+def lycoris_modules(source: AdapterSource, transformer: nn.Module) -> list[str]:
     """The modules (diffusers names) the file must have, or has beyond that, tensors for.
 
     Trainers that leave LyCORIS' default preset on wrap and store every linear and convolution layer, so modules
@@ -133,24 +180,26 @@ def _without_layer(name: str) -> str:
     return re.sub(r"^layers\.\d+\.", "layers.", name)
 
 
-def holds_lokr_config(header: Header) -> bool:
-    """Whether a safetensors file of any name says that it is a LoKr."""
-    return _CONFIG_KEY in header.metadata
+def lycoris_kind(file: Path, header: Header) -> str | None:
+    """The kind a safetensors file of any name says it is, by its metadata or its name."""
+    return next(
+        (kind for kind in KINDS if config_key(kind) in header.metadata or file.name == weights_file(kind)), None
+    )
 
 
-def _from_metadata(header: Header, weights: Path) -> dict[str, Any] | None:
-    text = header.metadata.get(_CONFIG_KEY)
+def _from_metadata(header: Header, weights: Path, key: str) -> dict[str, Any] | None:
+    text = header.metadata.get(key)
     if not text:
         return None
     try:
         config = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(
-            f'"{_CONFIG_KEY}" in the metadata of {weights} is not valid JSON.', fix="Take the adapter's original files."
+            f'"{key}" in the metadata of {weights} is not valid JSON.', fix="Take the adapter's original files."
         ) from error
     if not isinstance(config, dict):
         raise UserError(
-            f'"{_CONFIG_KEY}" in the metadata of {weights} must be a JSON object.',
+            f'"{key}" in the metadata of {weights} must be a JSON object.',
             fix="Take the adapter's original files.",
         )
     return config

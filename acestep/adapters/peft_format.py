@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.adapters.source import AdapterSource, TriggerTag, clean_keys, read_header, text_list
-from acestep.adapters.specs import LoraSpec, whole_number
+from acestep.adapters.specs import LoraSpec, OftSpec, Spec, whole_number
 from acestep.adapters.targets import linear_modules, modules_named
 from acestep.core.errors import UserError
 from acestep.core.paths import read_json
@@ -42,12 +43,19 @@ _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base model's weights alone (PiSSA, OLoRA and others do not)."""
 
 
-def lora_key(original: str, tensor: str) -> str:
-    """Name in the file of a module's tensor: lora_A.weight, lora_B.weight or lora_magnitude_vector."""
+_SPECS: dict[str, tuple[str, type[Spec]]] = {"LORA": ("lora", LoraSpec), "OFT": ("oft", OftSpec)}
+"""Our kind and its spec for each `peft_type`."""
+
+_CAYLEY_VERSION = "0.18.0"
+"""First version of PEFT that computes OFT as it is computed here; it asks for a version beside these weights."""
+
+
+def peft_key(original: str, tensor: str) -> str:
+    """Name in the file of a module's tensor: lora_A.weight, lora_B.weight, lora_magnitude_vector, oft_R.weight."""
     return f"{_PREFIX}{original}.{tensor}"
 
 
-def lora_metadata(spec: LoraSpec, targets: Sequence[str], modules: Sequence[str]) -> dict[str, str]:
+def peft_metadata(spec: Spec, targets: Sequence[str], modules: Sequence[str]) -> dict[str, str]:
     """Metadata of the weights file: PEFT keeps everything in the configuration."""
     return {"format": "pt"}
 
@@ -74,29 +82,44 @@ def lora_config(spec: LoraSpec, targets: Sequence[str], tag: TriggerTag) -> dict
     return config | tag.to_config()
 
 
-def read_lora(folder: Path) -> AdapterSource:
+def oft_config(spec: OftSpec, targets: Sequence[str], tag: TriggerTag) -> dict[str, Any]:
+    """The fields readers of an OFT adapter need."""
+    return {
+        "peft_type": "OFT",
+        "task_type": "FEATURE_EXTRACTION",
+        "peft_version": _CAYLEY_VERSION,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "bias": "none",
+        **spec.model_dump(),
+        "target_modules": list(targets),
+    } | tag.to_config()
+
+
+def read_peft(folder: Path) -> AdapterSource:
     """Read a PEFT folder, as PEFT, the official app or Side-Step writes it."""
     config_file = folder / CONFIG_FILE
     config = read_json(config_file, "the adapter's configuration")
     kind = config.get("peft_type")
     if not isinstance(kind, str):
         raise UserError(f'{config_file} has no "peft_type".', fix="Take the adapter's original files.")
-    if kind != "LORA":
+    if kind not in _SPECS:
         raise UserError(
-            f"{folder} is a {kind} adapter; this program reads LoRA, DoRA and LoKr.", fix="Use one of these."
+            f"{folder} is a {kind} adapter; this program reads LoRA, DoRA, OFT, LoKr and LoHa.",
+            fix="Use one of these.",
         )
     _refuse_unknown_mathematics(config, config_file)
-    spec = LoraSpec.read(config, str(config_file))
+    own_kind, spec = _SPECS[kind]
     # An expression instead of a list is left alone: the tensors say which modules there are.
     targets = config.get("target_modules")
     names = None if isinstance(targets, str) else text_list(targets, "target_modules", config_file)
     weights = folder / WEIGHTS_FILE
     header = read_header(weights)
     return AdapterSource(
-        kind="lora",
+        kind=own_kind,
         path=folder,
         weights=weights,
-        spec=spec,
+        spec=spec.read(config, str(config_file)),
         targets=names,
         tag=TriggerTag.from_config(config, config_file),
         header=header,
@@ -104,12 +127,17 @@ def read_lora(folder: Path) -> AdapterSource:
     )
 
 
-def lora_modules(source: AdapterSource, transformer: nn.Module) -> list[str]:
+def peft_modules(source: AdapterSource, transformer: nn.Module) -> list[str]:
     """The modules (diffusers names) PEFT would wrap for this folder; without a list, those the file has tensors for."""
     if source.targets is not None:
         return modules_named(source.targets, transformer)
-    found = {name.removeprefix(_PREFIX).partition(".lora_")[0] for name in source.keys}
+    found = {module_of(name) for name in source.keys}
     return [name for name in linear_modules(transformer) if module_to_original(name) in found]
+
+
+def module_of(name: str) -> str:
+    """Original name of the module that a tensor belongs to."""
+    return re.split(r"\.(?:lora|oft)_", name.removeprefix(_PREFIX), maxsplit=1)[0]
 
 
 def _clean(key: str) -> str:
@@ -123,6 +151,8 @@ def _refuse_unknown_mathematics(config: dict[str, Any], source: Path) -> None:
     used = [name for name in _CHANGES_THE_MODEL if config.get(name)]
     if config.get("bias", "none") not in (None, "none"):
         used.append("bias")
+    if config["peft_type"] == "OFT" and _version(config.get("peft_version")) < _version(_CAYLEY_VERSION):
+        used.append("use_cayley_neumann")  # computed otherwise by older versions
     if not any(
         config.get("init_lora_weights") is start or config.get("init_lora_weights") == start for start in _PLAIN_STARTS
     ):
@@ -132,3 +162,8 @@ def _refuse_unknown_mathematics(config: dict[str, Any], source: Path) -> None:
             f'{source} uses PEFT\'s option "{used[0]}", which this program does not apply.',
             fix="Merge that adapter with the program it was made with.",
         )
+
+
+def _version(text: Any) -> tuple[int, ...]:
+    """The leading numbers of a version; nothing for one that is not stated."""
+    return tuple(int(part) for part in re.findall(r"\d+", str(text or ""))[:2])

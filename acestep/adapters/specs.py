@@ -11,7 +11,7 @@ import re
 from abc import abstractmethod
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from acestep.core.errors import UserError
 from acestep.settings import AdapterSettings
@@ -77,6 +77,8 @@ class LoraSpec(Spec):
             lora_dropout=settings.dropout,
             use_rslora=settings.rslora,
             use_dora=settings.dora,
+            rank_pattern=settings.rank_pattern,
+            alpha_pattern=dict(settings.alphas_by_module()),
         )
 
     def to_settings(self) -> dict[str, Any]:
@@ -87,6 +89,8 @@ class LoraSpec(Spec):
             "dropout": self.lora_dropout,
             "rslora": self.use_rslora,
             "dora": self.use_dora,
+            "rank_pattern": dict(self.rank_pattern),
+            "alpha_pattern": dict(self.alpha_pattern),
         }
 
     def rank_of(self, module: str) -> int:
@@ -145,6 +149,54 @@ class LokrSpec(Spec):
             "lokr_decompose_both": self.decompose_both,
             "lokr_tucker": self.use_tucker,
             "lokr_dropout": self.dropout,
+        }
+
+
+class LohaSpec(Spec):
+    """LoHa, in the words of Side-Step's `loha_config`."""
+
+    linear_dim: Rank
+    linear_alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    use_tucker: bool = False
+    weight_decompose: bool = False
+    rs_lora: bool = False
+
+    @classmethod
+    def from_settings(cls, settings: AdapterSettings) -> Self:
+        return cls(linear_dim=settings.loha_dim, linear_alpha=settings.loha_alpha)
+
+    def to_settings(self) -> dict[str, Any]:
+        return {"adapter": "loha", "loha_dim": self.linear_dim, "loha_alpha": self.linear_alpha}
+
+
+class OftSpec(Spec):
+    """OFT, in the words of PEFT's adapter_config.json. Either `r` (blocks of a module) or their size is 0."""
+
+    r: Annotated[int, Field(ge=0, le=100_000)] = 0
+    oft_block_size: Annotated[int, Field(ge=0, le=100_000)] = 32
+    coft: bool = False
+    eps: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 6e-5
+    block_share: bool = False
+    use_cayley_neumann: bool = True
+    num_cayley_neumann_terms: Annotated[int, Field(ge=1, le=100)] = 5
+    module_dropout: Share = 0.0
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.r == 0) == (self.oft_block_size == 0):
+            raise ValueError("one of r and oft_block_size must be 0, and the other not")
+        return self
+
+    @classmethod
+    def from_settings(cls, settings: AdapterSettings) -> Self:
+        return cls(oft_block_size=settings.oft_block_size, coft=settings.oft_constrained, eps=settings.oft_eps)
+
+    def to_settings(self) -> dict[str, Any]:
+        return {
+            "adapter": "oft",
+            "oft_block_size": self.oft_block_size,
+            "oft_constrained": self.coft,
+            "oft_eps": self.eps,
         }
 
 

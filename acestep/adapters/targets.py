@@ -12,32 +12,40 @@ from typing import TYPE_CHECKING
 from acestep.core.errors import UserError, did_you_mean
 from acestep.model.names import module_to_diffusers, module_to_original
 from acestep.settings import AdapterSettings
+from acestep.settings.adapter import read_layers
 
 if TYPE_CHECKING:
     from torch import nn
 
-ATTENTION_LINEARS = ("to_q", "to_k", "to_v", "to_out.0")
+ATTENTION_LINEARS = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}
 MLP_LINEARS = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 ATTENTION_BLOCKS = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross": ("cross_attn",)}
 
 
-def linears_of_layer(attention: str, train_mlp: bool) -> tuple[str, ...]:
-    """Names inside one transformer layer: 4 for each attention block and 3 for the MLP."""
-    names = tuple(f"{block}.{linear}" for block in ATTENTION_BLOCKS[attention] for linear in ATTENTION_LINEARS)
-    return names + (MLP_LINEARS if train_mlp else ())
+def linears_of_layer(settings: AdapterSettings) -> tuple[str, ...]:
+    """Names inside one transformer layer: up to 4 for each attention block and 3 for the MLP."""
+    names = tuple(
+        f"{block}_attn.{ATTENTION_LINEARS[letter]}"
+        for block in ("self", "cross")
+        for letter in settings.projections_of(block)
+    )
+    return names + (MLP_LINEARS if settings.train_mlp else ())
+
+
+EVERY_LINEAR = linears_of_layer(AdapterSettings(train_mlp=True))
 
 
 def find_targets(transformer: nn.Module, settings: AdapterSettings, modules: Sequence[str] | None = None) -> list[str]:
     """The modules to wrap, in model order, each of them there and linear.
 
-    `modules` names them one by one (diffusers or original names) instead of the settings' attention and MLP.
-    A transformer that does not have exactly the wanted ones is refused with the names in question.
+    `modules` names them one by one (diffusers or original names) instead of what the settings say of attention, MLP
+    and layers. A transformer that does not have exactly the wanted ones is refused with the names in question.
     """
     linears = linear_modules(transformer)
     if modules is None:
-        inside = linears_of_layer(settings.attention, settings.train_mlp)
-        layers = len(transformer.layers)  # type: ignore[arg-type]  # a ModuleList
-        wanted = [f"layers.{layer}.{name}" for layer in range(layers) for name in inside]
+        inside = linears_of_layer(settings)
+        layers = _chosen_layers(settings.layers, len(transformer.layers))  # type: ignore[arg-type]  # a ModuleList
+        wanted = [f"layers.{layer}.{name}" for layer in layers for name in inside]
     else:
         wanted = [module_to_diffusers(name) for name in modules]
         if not wanted:
@@ -53,6 +61,16 @@ def find_targets(transformer: nn.Module, settings: AdapterSettings, modules: Seq
             detail="Not usable: " + ", ".join(missing),
         )
     return [name for name in linears if name in there]
+
+
+def _chosen_layers(text: str, count: int) -> Sequence[int]:
+    chosen = sorted(read_layers(text))
+    if chosen and chosen[-1] >= count:
+        raise UserError(
+            f'Setting "layers" names layer {chosen[-1]}; this model has {count}, counted from 0.',
+            fix=f"Choose from 0-{count - 1}.",
+        )
+    return chosen or range(count)
 
 
 def linear_modules(transformer: nn.Module) -> dict[str, nn.Module]:

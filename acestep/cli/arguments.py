@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import typing
 from dataclasses import asdict, field, make_dataclass
 from functools import partial
 from pathlib import Path
@@ -89,8 +90,13 @@ def _raw_class(options: type[Settings], base: dict[str, Any]) -> type:
         marks = [tyro.conf.arg(help=_help(item), name=_FLAGS.get(item.name))]
         if item.group == POSITIONAL:
             marks.append(tyro.conf.Positional)
-        annotation = Annotated[(item.annotation, *marks)]  # type: ignore[valid-type, name-defined]
         default = base.get(item.name, item.default)
+        kind = item.annotation
+        if typing.get_origin(kind) is dict:  # tyro would make a flag of every name in it
+            kind, default = tuple[str, ...], tuple(f"{name}={value}" for name, value in default.items())
+        elif typing.get_origin(kind) is tuple and default is not PydanticUndefined:
+            default = tuple(default)  # JSON has lists only
+        annotation = Annotated[(kind, *marks)]  # type: ignore[valid-type, name-defined]
         if default is PydanticUndefined:
             fields.append((item.name, annotation, field()))
         else:

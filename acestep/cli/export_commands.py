@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from acestep.model.checkpoints import Checkpoint
     from acestep.training.runs import RunFolder
 
+_MODULES_ON_CARD = ("attention", "train_mlp", "self_modules", "cross_modules", "layers")
 _SETTINGS_ON_CARD = {
-    "lora": ("rank", "alpha", "dropout", "rslora", "dora", "attention", "train_mlp"),
-    "lokr": ("lokr_factor", "lokr_dim", "lokr_alpha", "lokr_decompose_both", "attention", "train_mlp"),
+    "lora": ("rank", "alpha", "dropout", "rslora", "dora", *_MODULES_ON_CARD),
+    "lokr": ("lokr_factor", "lokr_dim", "lokr_alpha", "lokr_decompose_both", *_MODULES_ON_CARD),
+    "loha": ("loha_dim", "loha_alpha", *_MODULES_ON_CARD),
+    "oft": ("oft_block_size", "oft_constrained", "oft_eps", *_MODULES_ON_CARD),
 }
 _MORE_ON_CARD = (
     *("optimizer", "learning_rate", "schedule", "weight_decay", "batch_size", "gradient_accumulation", "epochs"),
@@ -33,16 +36,18 @@ class ExportCommandOptions(CommandOptions):
     adapter: Path = knob(..., "Adapter folder or file, such as a run's best/.", group=POSITIONAL)
     to: Literal["comfyui", "peft", "diffusers", "lycoris"] = knob(
         ...,
-        "Program: comfyui, diffusers, or the ACE-Step app (peft for LoRA and DoRA, lycoris for LoKr).",
+        "Program: comfyui, diffusers, or the ACE-Step app (peft for LoRA, DoRA and OFT, lycoris for LoKr).",
         group="command",
     )
     out: Path = knob(..., "What to write: a .safetensors file for comfyui, else a folder.", group="command")
     dtype: Literal["bf16", "fp32"] = knob("bf16", "Number format of the weights in the file.", group="command")
     dora: Literal["diff", "refit"] = knob(
-        "diff", "DoRA for comfyui as full differences, or (also for diffusers) as a re-fitted LoRA.", group="command"
+        "diff",
+        "DoRA and OFT for comfyui as full differences, or (also for diffusers) as a re-fitted LoRA.",
+        group="command",
     )
     refit_rank: int = knob(0, "Rank of a re-fitted LoRA; 0 takes twice the adapter's.", group="command", ge=0, le=4096)
-    model: str | None = knob(None, f"{MODEL_HELP} DoRA needs it; a run knows its own.", group="command")
+    model: str | None = knob(None, f"{MODEL_HELP} DoRA and OFT need it; a run knows its own.", group="command")
     card: bool = knob(False, "Write a card (README.md) too; peft folders always get one.", group="command")
     push: str | None = knob(
         None, "Hub repository (user/name) to upload the folder to; token from HF_TOKEN.", group="command"

@@ -61,6 +61,8 @@ def _default(knob: Knob) -> str:
         return "on" if knob.default else "off"
     if isinstance(knob.default, int | float):
         return f"{knob.default:g}"
+    if isinstance(knob.default, tuple | dict):
+        return ", ".join(f"`{item}`" for item in knob.default) or "empty"
     return f"`{knob.default}`" if knob.default != "" else "empty"
 
 
@@ -77,6 +79,10 @@ def _words(annotation: Any) -> list[str]:
         return [f"`{choice}`" if choice != "" else "empty" for choice in typing.get_args(annotation)]
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return [word for part in typing.get_args(annotation) for word in _words(part)]
+    if typing.get_origin(annotation) is tuple:
+        return ["any of " + ", ".join(_words(typing.get_args(annotation)[0]))]
+    if typing.get_origin(annotation) is dict:
+        return [f"{_words(typing.get_args(annotation)[1])[0]} by name"]
     names = {bool: "on or off", int: "whole number", float: "number", str: "text", type(None): "unset"}
     return [names.get(annotation, str(annotation))]
 

@@ -28,7 +28,6 @@ _FULL_LOG = "not supported: every step is logged in full here."
 _ADAPTERS = ("lora", "dora", "lokr", "loha", "oft")
 _ONLY_LOHA = ("adapter_type", ("loha",))
 _ONLY_LOKR = ("adapter_type", ("lokr",))
-_ONLY_OFT = ("adapter_type", ("oft",))
 _WITH_CROP = ("crop_mode", ("seconds", "latent"))
 _WITH_BEST = ("save_best", (True,))
 
@@ -55,14 +54,14 @@ KEYS: tuple[ForeignKey, ...] = (
     _K("lokr_use_tucker", "switch", "lokr_tucker", default=False),
     _K("lokr_use_scalar", "switch", "lokr_scalar", neutral=(False,), matters=_ONLY_LOKR),
     _K("lokr_weight_decompose", "switch", "lokr_weight_decompose", neutral=(False,), matters=_ONLY_LOKR),
-    _K("loha_linear_dim", "whole", "loha_dim", matters=_ONLY_LOHA),
-    _K("loha_linear_alpha", "number", "loha_alpha", matters=_ONLY_LOHA),
+    _K("loha_linear_dim", "whole", "loha_dim", default=64),
+    _K("loha_linear_alpha", "number", "loha_alpha", default=128),
     _K("loha_factor", "whole", "loha_factor", neutral=(-1,), matters=_ONLY_LOHA),
     _K("loha_use_tucker", "switch", "loha_tucker", neutral=(False,), matters=_ONLY_LOHA),
     _K("loha_use_scalar", "switch", "loha_scalar", neutral=(False,), matters=_ONLY_LOHA),
-    _K("oft_block_size", "whole", "oft_block_size", matters=_ONLY_OFT),
-    _K("oft_coft", "switch", "oft_constrained", neutral=(False,), matters=_ONLY_OFT),
-    _K("oft_eps", "number", "oft_eps", matters=("oft_coft", (True,))),
+    _K("oft_block_size", "whole", "oft_block_size", default=64),
+    _K("oft_coft", "switch", "oft_constrained", default=False),
+    _K("oft_eps", "number", "oft_eps", default=6e-5),
     _K("learning_rate", "number", "learning_rate", default=3e-4, by_hand=True, aliases=("lr",)),
     _K("batch_size", "whole", "batch_size", default=1),
     _K(
@@ -166,9 +165,7 @@ def to_side_step(settings: TrainSettings, name: str = "", description: str = "")
         "description": description,
         "adapter_type": "dora" if settings.adapter == "lora" and settings.dora else settings.adapter,
         "use_dora": settings.dora,
-        "target_modules_str": " ".join(ATTENTION_MODULES),
-        "self_target_modules_str": "",
-        "cross_target_modules_str": "",
+        **_target_keys(settings),
         "bias": "none",
         "learning_rate": settings.learning_rate,
         "epochs": settings.epochs,
@@ -192,6 +189,17 @@ def lost_in_side_step(settings: TrainSettings) -> list[str]:
     """Names of the settings that come back with another value from a Side-Step preset."""
     back = TrainSettings.parse(from_side_step(to_side_step(settings)).values, "The Side-Step preset").model_dump()
     return [name for name, value in settings.model_dump().items() if back[name] != value]
+
+
+def _target_keys(settings: TrainSettings) -> dict[str, str]:
+    """One list where both attentions have the same projections; its lists for each count only with both."""
+    lists = {block: " ".join(f"{name}_proj" for name in settings.projections_of(block)) for block in ("self", "cross")}
+    same = settings.attention != "both" or lists["self"] == lists["cross"]
+    return {
+        "target_modules_str": (lists["self"] or lists["cross"]) if same else " ".join(ATTENTION_MODULES),
+        "self_target_modules_str": "" if same else lists["self"],
+        "cross_target_modules_str": "" if same else lists["cross"],
+    }
 
 
 def _schedule_keys(settings: TrainSettings) -> dict[str, Any]:
@@ -229,15 +237,26 @@ def _read_adapter(reader: ForeignReader) -> None:
 
 
 def _read_targets(reader: ForeignReader) -> None:
-    """All four attention projections are what this program trains; MLP modules in the list switch the MLP on."""
-    for name in ("target_modules_str", "self_target_modules_str", "cross_target_modules_str"):
+    """A list for one attention counts only where both are trained; MLP modules in any list switch the MLP on."""
+    both = reader.value("attention_type") == "both"
+    for name, blocks in (
+        ("target_modules_str", ("self", "cross")),
+        ("self_target_modules_str", ("self",)),
+        ("cross_target_modules_str", ("cross",)),
+    ):
         modules = set(reader.given.get(name, ()))
+        if not modules or (len(blocks) == 1 and not both):
+            continue
         if modules & set(MLP_MODULES):
             reader.set("train_mlp", True, name)
-        attention = modules - set(MLP_MODULES)
-        if modules and attention != set(ATTENTION_MODULES):
-            chosen = " ".join(sorted(attention)) or "no projection"
-            reader.ignore(name, f"not supported: {name} ({chosen}); all of {', '.join(ATTENTION_MODULES)} are trained.")
+        attention = modules & set(ATTENTION_MODULES)
+        if unknown := modules - attention - set(MLP_MODULES):
+            reader.ignore(name, f"not supported: {name} ({' '.join(sorted(unknown))}) names no modules known here.")
+        if attention or len(blocks) == 1 or not unknown:
+            for block in blocks:
+                reader.set(
+                    f"{block}_modules", tuple(module[0] for module in ATTENTION_MODULES if module in modules), name
+                )
 
 
 def _read_length(reader: ForeignReader) -> None:

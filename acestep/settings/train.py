@@ -7,55 +7,10 @@ from typing import Literal
 from pydantic import model_validator
 
 from acestep.core.device import DeviceName, PrecisionName
+from acestep.settings.adapter import AdapterSettings
 from acestep.settings.base import Settings, knob
 from acestep.settings.dataset import TagPosition
 from acestep.settings.formula import Formula
-
-
-class AdapterSettings(Settings):
-    """What is trained: the kind of adapter, its size and the modules it touches."""
-
-    adapter: Literal["lora", "lokr"] = knob("lora", "Adapter family.", group="adapter", level="basic")
-    attention: Literal["both", "self", "cross"] = knob(
-        "both",
-        "Attention layers that get the adapter: self (sound), cross (prompt) or both.",
-        group="adapter",
-        level="basic",
-    )
-    train_mlp: bool = knob(
-        False, "Adapt the MLP layers too: more capacity, more memory.", group="adapter", level="basic"
-    )
-
-    rank: int = knob(64, "LoRA rank: capacity of the adapter.", group="lora", level="basic", ge=1, le=512)
-    alpha: float = knob(128.0, "LoRA alpha: strength is alpha / rank.", group="lora", level="basic", gt=0, le=2048)
-    dropout: float = knob(0.1, "Share of adapter inputs dropped in a step.", group="lora", ge=0, lt=1)
-    rslora: bool = knob(False, "Rank-stabilised LoRA: strength is alpha / sqrt(rank).", group="lora")
-    dora: bool = knob(False, "DoRA: learn the length of each weight row apart from its direction.", group="lora")
-
-    lokr_dim: int = knob(
-        64, "LoKr dimension of the second factor; large values store it whole.", group="lokr", ge=1, le=100_000
-    )
-    lokr_alpha: float = knob(
-        128.0, "LoKr alpha; without effect where both factors are whole.", group="lokr", gt=0, le=100_000
-    )
-    lokr_factor: int = knob(
-        8,
-        "LoKr factor: size of the first factor, -1 for the nearest to square. Smaller is larger adapters.",
-        group="lokr",
-        ge=-1,
-        le=64,
-    )
-    lokr_decompose_both: bool = knob(False, "Factorise the first LoKr matrix as well.", group="lokr", level="expert")
-    lokr_tucker: bool = knob(
-        False, "Tucker form for convolutions (attention and MLP layers have none).", group="lokr", level="expert"
-    )
-    lokr_dropout: float = knob(0.0, "Share of LoKr outputs dropped in a step.", group="lokr", ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _check_factor(self) -> AdapterSettings:
-        if self.lokr_factor == 0:
-            raise ValueError('setting "lokr_factor" must be -1 or at least 1')
-        return self
 
 
 class WindowSettings(Settings):

@@ -26,6 +26,23 @@ KINDS: dict[str, AdapterSettings] = {
     "lokr-both-split": AdapterSettings(
         adapter="lokr", lokr_factor=8, lokr_dim=2, lokr_alpha=3, lokr_decompose_both=True
     ),
+    "lora-ranks": AdapterSettings(
+        rank=4,
+        alpha=8,
+        dropout=0,
+        layers="1",
+        self_modules=("q", "o"),
+        rank_pattern={"layers.1.self_attn.q_proj": 7, "layers.1.cross_attn.v_proj": 2},
+        alpha_pattern={"layers.1.cross_attn.v_proj": 3},
+    ),
+    "loha": AdapterSettings(adapter="loha", loha_dim=3, loha_alpha=6),
+    "loha-part": AdapterSettings(
+        adapter="loha", loha_dim=2, loha_alpha=1, attention="cross", cross_modules=("k", "o"), train_mlp=True
+    ),
+    "oft": AdapterSettings(adapter="oft", oft_block_size=8, train_mlp=True),
+    "oft-constrained": AdapterSettings(
+        adapter="oft", oft_block_size=16, oft_constrained=True, oft_eps=1.0, attention="self"
+    ),
 }
 """Every family with every option that changes its tensors."""
 

@@ -28,7 +28,7 @@ def trainable(transformer: nn.Module) -> set[int]:
     return {id(parameter) for parameter in transformer.parameters() if parameter.requires_grad}
 
 
-@pytest.mark.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha", "oft"])
 @pytest.mark.parametrize("mlp", [False, True])
 @pytest.mark.parametrize("attention", ["both", "self", "cross"])
 def test_wraps_exactly_the_chosen_modules(make_transformer, kind, attention, mlp):
@@ -38,18 +38,18 @@ def test_wraps_exactly_the_chosen_modules(make_transformer, kind, attention, mlp
     wanted = expected_names(attention, mlp, 3)
     assert list(adapter.module_names) == wanted
     assert len(wanted) == 3 * ((8 if attention == "both" else 4) + (3 if mlp else 0))
-    if kind == "lora":
-        wrapped = {name for name, module in transformer.named_modules() if hasattr(module, "lora_A")}
+    if kind in ("lora", "oft"):
+        wrapped = {name for name, module in transformer.named_modules() if hasattr(module, "base_layer")}
     else:
         wrapped = {name for name in linears if "forward" in vars(transformer.get_submodule(name))}
     assert wrapped == set(wanted)
     modules = {".".join(name.split(".")[:-2]) for name in adapter.tensors() if name.endswith("lora_A.weight")}
-    assert kind == "lokr" or len(modules) == len(wanted)
+    assert kind != "lora" or len(modules) == len(wanted)
 
 
 def test_modules_can_be_named_one_by_one_in_either_spelling(make_transformer):
     names = ["layers.1.self_attn.o_proj", "layers.0.mlp.up_proj", "layers.0.cross_attn.to_k"]
-    for kind in ("lora", "lokr"):
+    for kind in ("lora", "lokr", "loha", "oft"):
         adapter = attach(make_transformer(), AdapterSettings(adapter=kind, rank=2), modules=names)
         assert adapter.module_names == (
             "layers.0.cross_attn.to_k",
@@ -106,7 +106,7 @@ def test_strength_scales_and_zero_is_the_base_exactly(make_transformer, velocity
         adapter.set_strength(0)
         assert torch.equal(velocity(transformer), base)
         outputs = []
-        for strength in (-0.5, 0.5, 1.5, 3.0):
+        for strength in () if settings.adapter == "oft" else (-0.5, 0.5, 1.5, 3.0):
             adapter.set_strength(strength)
             outputs.append(velocity(transformer))
         adapter.set_strength(1)
@@ -115,12 +115,13 @@ def test_strength_scales_and_zero_is_the_base_exactly(make_transformer, velocity
     distances = [(one - other).abs().max() for i, one in enumerate(outputs) for other in outputs[:i]]
     assert min(distances) > 1e-3
     assert all(parameter.requires_grad for parameter in adapter.parameters())
-    with pytest.raises(UserError, match="strength"):
-        adapter.set_strength(float("nan"))
+    for wrong in (float("nan"), *((0.5, -1.0) if settings.adapter == "oft" else ())):
+        with pytest.raises(UserError, match="strength"):
+            adapter.set_strength(wrong)
 
 
 def test_half_strength_is_half_the_delta(make_transformer, velocity, attach_random):
-    for kind in ("lora", "lokr"):
+    for kind in ("lora", "lokr", "loha"):
         transformer, plain = make_transformer(), make_transformer()
         adapter = attach_random(transformer, AdapterSettings(adapter=kind, rank=4, dropout=0, lokr_factor=4))
         adapter.set_strength(0.5)
@@ -206,7 +207,10 @@ def test_half_precision_base_keeps_fp32_weights(make_transformer, velocity, atta
     transformer = make_transformer().to(torch.bfloat16)
     adapter = attach_random(transformer, settings)
     assert {parameter.dtype for parameter in adapter.parameters()} == {torch.float32}
-    assert transformer.layers[0].self_attn.to_out[0].weight.dtype == torch.bfloat16 or settings.adapter == "lora"
+    assert transformer.layers[0].self_attn.to_out[0].weight.dtype == torch.bfloat16 or settings.adapter in (
+        "lora",
+        "oft",
+    )
     plain = velocity(transformer)
     assert plain.dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
@@ -233,7 +237,7 @@ def _under_autocast(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return layer(x)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha", "oft"])
 def test_gradient_checkpointing_gives_the_same_gradients(make_transformer, velocity, attach_random, kind):
     gradients = []
     for checkpointing in (False, True):
@@ -248,7 +252,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_transformer, veloc
         torch.testing.assert_close(plain, checkpointed)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha", "oft"])
 def test_moving_the_model_keeps_the_adapter_in_place(make_transformer, velocity, attach_random, kind):
     transformer = make_transformer()
     adapter = attach_random(transformer, AdapterSettings(adapter=kind, rank=4, dropout=0))
@@ -260,7 +264,7 @@ def test_moving_the_model_keeps_the_adapter_in_place(make_transformer, velocity,
         assert not torch.equal(velocity(transformer), there)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha", "oft"])
 def test_a_block_compiles_into_one_graph(make_transformer: type[AceStepTransformer1DModel], attach_random, kind):
     transformer = make_transformer()
     attach_random(transformer, AdapterSettings(adapter=kind, rank=4, dropout=0, train_mlp=True))

@@ -503,7 +503,7 @@ def test_single_files_without_configuration_are_refused(tmp_path):
     save_file(
         {"diffusion_model.decoder.layers.0.mlp.up_proj.lora_up.weight": torch.zeros(2, 2)}, tmp_path / "a.safetensors"
     )
-    with pytest.raises(UserError, match="single file without a LoKr configuration"):
+    with pytest.raises(UserError, match="single file without a LoKr or LoHa configuration"):
         find_adapter(tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").rename(tmp_path / "lokr_weights.safetensors")
     with pytest.raises(UserError, match='no "lokr_config"'):
@@ -515,8 +515,12 @@ def test_missing_places_and_other_kinds_are_named(tmp_path):
         find_adapter(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no adapter"):
         find_adapter(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "VERA"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"VERA adapter; this program reads .*OFT"):
+        find_adapter(tmp_path)
     (tmp_path / "loha_weights.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="LoHa adapter"):
+    with pytest.raises(UserError, match="two adapters"):
         find_adapter(tmp_path)
 
 

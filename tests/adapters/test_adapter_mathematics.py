@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from acestep.adapters.lokr import KroneckerModule
+from acestep.adapters.lycoris_adapter import trainable_weights
 from acestep.model.names import module_to_original
 
 
@@ -42,14 +43,48 @@ def lora_delta(tensors: dict[str, Tensor], base: Tensor, rank: int, alpha: float
     return torch.stack(rows) - base
 
 
+def loha_delta(tensors: dict[str, Tensor], dim: int, alpha: float) -> Tensor:
+    """FedPara (Hyeon-Woo et al. 2022) with LoRA's scale: two products of low rank, element by element."""
+    first = torch.einsum("ik,kj->ij", tensors["hada_w1_a"], tensors["hada_w1_b"])
+    return first * torch.einsum("ik,kj->ij", tensors["hada_w2_a"], tensors["hada_w2_b"]) * alpha / dim
+
+
+def oft_delta(weights: Tensor, base: Tensor, size: int, eps: float | None) -> Tensor:
+    """Each block of inputs turned by I + 2Q + 2Q² + 2Q³ + Q⁴, Q skew; COFT shrinks the Q of a block to eps / √blocks.
+
+    The series is Cayley's (I + Q)(I - Q)⁻¹ cut short (Qiu et al. 2023, and 2025 for the series).
+    """
+    result = torch.zeros_like(base)
+    rows, columns = torch.triu_indices(size, size, 1)
+    for block, numbers in enumerate(weights):
+        skew = torch.zeros(size, size)
+        skew[rows, columns] = numbers
+        skew = skew - skew.T
+        if eps is not None:
+            skew = skew * min(1.0, eps / len(weights) ** 0.5 / skew.norm().item())
+        powers = [torch.linalg.matrix_power(skew, power) for power in (1, 2, 3, 4)]
+        turn = 2 * powers[0] + 2 * powers[1] + 2 * powers[2] + powers[3]
+        part = slice(block * size, (block + 1) * size)
+        result[:, part] = base[:, part] @ turn.T
+    return result
+
+
 def expected_delta(adapter, name: str, base: Tensor) -> Tensor:
     original, settings = module_to_original(name), adapter.settings
     if settings.adapter == "lora":
         prefix = f"base_model.model.{original}."
         own = {key.removeprefix(prefix): t for key, t in adapter.tensors().items() if key.startswith(prefix)}
-        return lora_delta(own, base, settings.rank, settings.alpha, settings.rslora)
+        rank = settings.rank_pattern.get(original, settings.rank)
+        alpha = settings.alpha_pattern.get(original, settings.alpha * rank / settings.rank)
+        return lora_delta(own, base, rank, alpha, settings.rslora)
+    if settings.adapter == "oft":
+        eps = settings.oft_eps if settings.oft_constrained else None
+        weights = adapter.tensors()[f"base_model.model.{original}.oft_R.weight"]
+        return oft_delta(weights, base, settings.oft_block_size, eps)
     prefix = f"lycoris_{original.replace('.', '_')}."
     own = {key.removeprefix(prefix): t for key, t in adapter.tensors().items() if key.startswith(prefix)}
+    if settings.adapter == "loha":
+        return loha_delta(own, settings.loha_dim, settings.loha_alpha)
     return lokr_delta(own, settings.lokr_dim, settings.lokr_alpha)
 
 
@@ -89,17 +124,17 @@ def test_factors_on_activations_equal_the_rebuilt_weight(inputs, outputs, factor
     module.double()
     module.dropout = 0.0
     module.plan()
-    for _, parameter in module.weights():
+    for _, parameter in trainable_weights(module):
         parameter.data.normal_()
     x = torch.randn(2, 5, inputs, dtype=torch.float64, requires_grad=True)
     module.apply_to()
     ours = layer(x)
-    tensors = {name: parameter.detach() for name, parameter in module.weights()}
+    tensors = {name: parameter.detach() for name, parameter in trainable_weights(module)}
     weight = layer.weight + lokr_delta(tensors, dim, 3)
     torch.testing.assert_close(ours, nn.functional.linear(x, weight, layer.bias))
 
     cotangent = torch.randn_like(ours)
-    parameters = [x, *(parameter for _, parameter in module.weights())]
+    parameters = [x, *(parameter for _, parameter in trainable_weights(module))]
     by_us = torch.autograd.grad((ours * cotangent).sum(), parameters, allow_unused=True)
     rebuilt = nn.functional.linear(x, layer.weight + module.get_weight(module.shape), layer.bias)
     for one, other in zip(by_us, torch.autograd.grad((rebuilt * cotangent).sum(), parameters), strict=True):
@@ -111,7 +146,7 @@ def test_the_difference_alone_is_lycoris_own(inputs, outputs):
     torch.manual_seed(0)
     module = KroneckerModule("name", nn.Linear(inputs, outputs), lora_dim=2, alpha=3, factor=4, bypass_mode=True)
     module.plan()
-    for _, parameter in module.weights():
+    for _, parameter in trainable_weights(module):
         parameter.data.normal_()
     x = torch.randn(3, 7, inputs)
     own = super(KroneckerModule, module).bypass_forward_diff(x, scale=0.7)

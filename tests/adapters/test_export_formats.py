@@ -32,11 +32,15 @@ FP32 = ExportOptions(dtype="fp32")
 
 
 def refused_by_diffusers(settings: AdapterSettings) -> bool:
-    """DoRA; and LoKr where PEFT would split a width otherwise than LyCORIS: 48 by 8 is (8, 6) there and (6, 8) here.
+    """DoRA, LoHa and OFT; and LoKr where PEFT would split a width otherwise than LyCORIS: 48 by 8 is (8, 6) and (6, 8).
 
     Without the MLP the small model's widths, 32 to 96, happen to be split by 8 as they are nearest to square.
     """
-    return settings.dora or (settings.adapter == "lokr" and settings.lokr_factor == 8 and settings.train_mlp)
+    return (
+        settings.dora
+        or settings.adapter in ("loha", "oft")
+        or (settings.adapter == "lokr" and settings.lokr_factor == 8 and settings.train_mlp)
+    )
 
 
 @pytest.fixture
@@ -88,12 +92,16 @@ def test_every_format_reads_back_as_the_adapter(saved, checkpoint, settings):
         checks, refused = check_adapter(opened, options, Job())
         assert all(check.good for check in checks), [check.lines for check in checks]
         assert all(check.used == check.keys and check.compared == len(opened.modules) for check in checks)
-        own = "lycoris" if settings.adapter == "lokr" else "peft"
-        expected = {"comfyui", "diffusers", own} - ({"diffusers"} if refused_by_diffusers(settings) else set())
+        own = {"lokr": {"lycoris"}, "loha": set()}.get(settings.adapter, {"peft"})
+        expected = {"comfyui", "diffusers", *own} - ({"diffusers"} if refused_by_diffusers(settings) else set())
         assert set(refused) == {"comfyui", "diffusers", "peft", "lycoris"} - expected
 
 
 def test_sizes_are_known_without_the_model(saved, checkpoint, settings, tmp_path):
+    if settings.adapter == "oft":
+        with pytest.raises(UserError, match="--model"):
+            OpenAdapter(saved)
+        return
     if settings.dora:
         pytest.skip("needs the model")
     alone, beside = OpenAdapter(saved), OpenAdapter(saved, checkpoint)
@@ -242,9 +250,16 @@ def test_refit_is_the_best_of_its_rank():
         assert torch.equal(again[0], down) and torch.equal(again[1], up)
 
 
-def test_the_official_folders_are_adapters_of_this_program(saved, settings, make_transformer, velocity, tmp_path):
+def test_the_official_folders_are_adapters_of_this_program(
+    saved, settings, checkpoint, make_transformer, velocity, tmp_path
+):
+    if settings.adapter == "loha":
+        for form in ("peft", "lycoris"):
+            with pytest.raises(UserError, match="does not read LoHa"):
+                export_adapter(OpenAdapter(saved), form, tmp_path / form)
+        return
     to = "lycoris" if settings.adapter == "lokr" else "peft"
-    report = export_adapter(OpenAdapter(saved), to, tmp_path / "official", FP32)
+    report = export_adapter(OpenAdapter(saved, checkpoint), to, tmp_path / "official", FP32)
     info, own = read_adapter_info(report.path), read_adapter_info(saved)
     assert (info.spec, info.trigger, info.target_modules) == (own.spec, own.trigger, own.target_modules)
     wanted = wanted_output(saved, make_transformer, velocity)
@@ -308,7 +323,7 @@ def test_damaged_exports_are_noticed(make_transformer, attach_random, tmp_path):
 
 def test_files_are_checked_without_anything_beside_them(saved, settings, tmp_path):
     """Names and scales need neither the model nor the adapter a file was made from."""
-    if settings.dora:
+    if settings.dora or settings.adapter == "oft":
         pytest.skip("full differences, checked above")
     for name in ("comfyui",) if refused_by_diffusers(settings) else ("comfyui", "diffusers"):
         path = export_adapter(OpenAdapter(saved), name, tmp_path / f"{name}.safetensors").path

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from acestep.core.errors import UserError
 from acestep.settings import (
+    AdapterSettings,
     DatasetSettings,
     GenerateSettings,
     PreprocessSettings,
@@ -24,6 +25,7 @@ from acestep.settings import (
     load_settings,
     save_settings,
 )
+from acestep.settings.adapter import read_layers
 
 ALL = [DatasetSettings, PreprocessSettings, TrainSettings, GenerateSettings]
 
@@ -115,6 +117,54 @@ def test_a_rule_over_values_names_the_setting() -> None:
     assert TrainSettings(lokr_factor=-1).lokr_factor == -1
 
 
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("", []), ("3", [3]), ("0-2,20", [0, 1, 2, 20]), (" 4 - 5 , 5-6 ", [4, 5, 6]), ("7-7", [7])],
+)
+def test_ranges_of_layers(text: str, layers: list[int]) -> None:
+    assert sorted(read_layers(text)) == layers
+    assert AdapterSettings(layers=text).layers == text
+
+
+@given(st.sets(st.integers(0, 40), min_size=1))
+def test_any_layers_can_be_listed(layers: set[int]) -> None:
+    assert read_layers(",".join(str(layer) for layer in layers)) == layers
+
+
+@pytest.mark.parametrize("text", ["5-2", "a", "1,", "-3", "1-2-3", "١", "99999"])
+def test_wrong_layers_are_refused_with_the_part(text: str) -> None:
+    with pytest.raises(UserError, match=r'"layers".*no layer or range'):
+        TrainSettings.parse({"layers": text}, "mine.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"rank_pattern": {"q_proj": 8}}, '"q_proj" is no module'),
+        ({"rank_pattern": {"layers.0.self_attn.q_proj": 0}}, "out of bounds"),
+        ({"rank_pattern": {"layers.0.self_attn.q_proj": 513}}, "out of bounds"),
+        ({"rank_pattern": ["layers.0.self_attn.q_proj"]}, "NAME=NUMBER"),
+        ({"rank_pattern": ["layers.0.mlp.up_proj=8", "layers.0.mlp.up_proj=9"]}, "named twice"),
+        ({"alpha_pattern": {"layers.0.mlp.up_proj": 0.0}}, "out of bounds"),
+        ({"adapter": "oft", "rank_pattern": {"layers.0.mlp.up_proj": 8}}, "needs the adapter lora"),
+        ({"self_modules": ["q", "w"]}, "self_modules"),
+        ({"attention": "self", "self_modules": []}, "leave no module"),
+        ({"self_modules": [], "cross_modules": []}, "leave no module"),
+    ],
+)
+def test_modules_that_make_no_sense_are_refused(values: dict[str, Any], part: str) -> None:
+    with pytest.raises(UserError, match=part):
+        TrainSettings.parse(values, "mine.json")
+
+
+def test_ranks_of_modules_carry_their_alphas_along() -> None:
+    first, second = "layers.0.self_attn.q_proj", "layers.0.mlp.up_proj"
+    settings = AdapterSettings(rank=8, alpha=4, rank_pattern={first: 16, second: 2}, alpha_pattern={second: 3})
+    assert settings.alphas_by_module() == {first: 8, second: 3}
+    assert settings.changed(rslora=True).alphas_by_module() == {second: 3}
+    assert AdapterSettings.parse({"rank_pattern": [f"{first}=16"]}, "flags").rank_pattern == {first: 16}
+
+
 def test_settings_cannot_be_changed_in_place_but_copied() -> None:
     first = TrainSettings()
     second = first.changed(rank=8)
@@ -154,6 +204,7 @@ def values_of(kind: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
         else:
             strategies[name] = st.just(field.default)
     strategies.pop("lokr_factor", None)  # 0 is not allowed within its bounds
+    strategies.pop("layers", None)  # not any text
     return st.fixed_dictionaries({}, optional=strategies)
 
 

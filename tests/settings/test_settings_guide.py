@@ -22,7 +22,9 @@ def test_a_table_has_a_row_for_every_setting_with_default_and_values() -> None:
         row = next(row for row in rows if row.startswith(f"| `{field.name}` |"))
         assert field.bounds in row
         assert row.count("|") == 5
-    assert "| `adapter` | `lora` | `lora`, `lokr` | Adapter family. |" in rows
+    assert "| `adapter` | `lora` | `lora`, `lokr`, `loha`, `oft` | Adapter family. |" in rows
+    assert any(row.startswith("| `self_modules` | `q`, `k`, `v`, `o` | any of `q`, `k`, `v`, `o` |") for row in rows)
+    assert any(row.startswith("| `rank_pattern` | empty | whole number by name |") for row in rows)
     assert any(row.startswith("| `rslora` | off | on or off |") for row in rows)
     rows = guide.settings_table(GenerateSettings).splitlines()
     assert any(row.startswith("| `bpm` | unset | whole number 30 to 300, or unset |") for row in rows)

@@ -228,13 +228,46 @@ def test_what_means_the_same_here_is_not_reported_and_the_rest_is() -> None:
         adaptive_timestep_ratio=0.5,
         warmup_start_factor=0.2,
         gradient_checkpointing_ratio=0.5,
-        target_modules_str="q_proj v_proj",
+        target_modules_str="q_proj v_proj to_k",
         made_up=1,
     )
     expected = {"bias", "target_loss", "adaptive_timestep_ratio", "warmup_start_factor", "made_up", "shift"}
     assert expected | {"num_inference_steps", "offload_encoder"} <= set(found.ignored)
     assert {key for key in found.ignored if "target_modules" in key} == {"target_modules_str"}
     assert all(reason.endswith((".", "?")) for reason in found.ignored.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "own", "cross"),
+    [
+        ({"target_modules_str": "v_proj q_proj"}, "qv", "qv"),
+        ({"target_modules_str": "q_proj", "self_target_modules_str": "k_proj o_proj"}, "ko", "q"),
+        ({"cross_target_modules_str": "v_proj gate_proj"}, "qkvo", "v"),
+        ({"attention_type": "self", "target_modules_str": "q_proj", "self_target_modules_str": "k_proj"}, "q", "q"),
+    ],
+)
+def test_lists_of_modules_come_in_and_go_out(values: dict[str, Any], own: str, cross: str) -> None:
+    settings = TrainSettings.parse(imported(**values).values, "x")
+    assert ("".join(settings.self_modules), "".join(settings.cross_modules)) == (own, cross)
+    back = TrainSettings.parse(from_side_step(to_side_step(settings)).values, "back")
+    assert [back.projections_of(block) for block in ("self", "cross")] == [
+        settings.projections_of(block) for block in ("self", "cross")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["loha", "oft"])
+def test_every_kind_of_adapter_comes_in_whole(kind: str) -> None:
+    values = {"loha_linear_dim": 12, "loha_linear_alpha": 6, "oft_block_size": 32, "oft_coft": True, "oft_eps": 0.01}
+    settings = TrainSettings.parse(imported(adapter_type=kind, **values).values, "x")
+    found = (
+        settings.loha_dim,
+        settings.loha_alpha,
+        settings.oft_block_size,
+        settings.oft_constrained,
+        settings.oft_eps,
+    )
+    assert settings.adapter == kind and found == (12, 6, 32, True, 0.01)
+    assert to_side_step(settings).items() >= {**values, "adapter_type": kind}.items()
 
 
 def test_a_formula_is_text_and_is_never_run(tmp_path: Path) -> None:
@@ -308,7 +341,8 @@ def strategy(item) -> st.SearchStrategy[Any]:
 # settings that Side-Step has a key for, in every value both sides know
 SHARED = (
     *("attention", "train_mlp", "rank", "alpha", "dropout", "lokr_dim", "lokr_alpha", "lokr_factor"),
-    *("lokr_decompose_both", "lokr_tucker", "max_latent_length", "condition_dropout", "learning_rate"),
+    *("lokr_decompose_both", "lokr_tucker", "loha_dim", "loha_alpha", "oft_block_size", "oft_constrained", "oft_eps"),
+    *("max_latent_length", "condition_dropout", "learning_rate"),
     *("weight_decay", "max_grad_norm", "warmup_steps", "batch_size", "gradient_accumulation", "epochs", "max_steps"),
     *("seed", "save_every_epochs", "log_every", "timestep_mu", "timestep_sigma", "loss_weighting", "snr_gamma"),
     *("ema_decay",),

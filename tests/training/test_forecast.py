@@ -70,7 +70,7 @@ def test_a_forecast_leaves_no_trace(open_session: Open, changes: dict) -> None:
     for parameter, value in zip(session.adapter.parameters(), weights, strict=True):
         assert torch.equal(parameter, value) and parameter.grad is None
     for one in (session, other):  # and what follows is what would have followed
-        one.model.call.train()
+        one.model.transformer.train()
         for step in range(3):
             optimizer_step(one, *steps_of(one, step))
             one.state.step += 1

@@ -31,6 +31,11 @@ KINDS = [
     pytest.param({"adapter": "lora"}, id="lora"),
     pytest.param({"adapter": "lora", "dora": True, "rslora": True, "attention": "self", "train_mlp": True}, id="dora"),
     pytest.param({"adapter": "lokr", "lokr_dropout": 0.1}, id="lokr"),
+    pytest.param({"adapter": "loha", "loha_dim": 4, "loha_alpha": 8}, id="loha"),
+    pytest.param({"adapter": "oft", "oft_block_size": 8, "train_mlp": True}, id="oft"),
+    pytest.param(
+        {"adapter": "oft", "oft_block_size": 8, "oft_constrained": True, "oft_eps": 0.5, "train_mlp": True}, id="coft"
+    ),
 ]
 OPTIMIZERS = [
     pytest.param({"optimizer": "adamw8bit"}, id="adamw8bit"),

@@ -12,6 +12,7 @@ from acestep.adapters.exports import consumers
 from acestep.adapters.exports.formats import DIFFUSERS_FILE, FORMATS, ExportOptions, export_adapter
 from acestep.adapters.exports.opened import OpenAdapter, known_modules
 from acestep.adapters.files import find_adapter, load_adapter
+from acestep.adapters.lycoris_format import KINDS, weights_file
 from acestep.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE
 from acestep.adapters.source import read_header
 from acestep.core.errors import UserError
@@ -191,7 +192,7 @@ def _weights_file(path: Path) -> Path:
     path = path.expanduser()
     if path.is_file():
         return path
-    for name in (WEIGHTS_FILE, "lokr_weights.safetensors", DIFFUSERS_FILE):
+    for name in (WEIGHTS_FILE, *(weights_file(kind) for kind in KINDS), DIFFUSERS_FILE):
         if (path / name).is_file():
             return path / name
     if (path / "adapter").is_dir():

@@ -56,6 +56,8 @@ def _shape_of(own: Tensors) -> tuple[int, ...] | None:
             return (own[up].shape[0], own[down].shape[1])
     if "diff" in own:
         return tuple(own["diff"].shape)
+    if "hada_w1_a" in own and "hada_w1_b" in own:
+        return (own["hada_w1_a"].shape[0], own["hada_w1_b"].shape[1])
     sizes = []
     for name in ("lokr_w1", "lokr_w2"):
         if name in own:
@@ -80,8 +82,8 @@ _COMFYUI_PAIRS = (
 def comfyui(tensors: Tensors, shapes: Shapes) -> Reading:
     """ComfyUI's key map of an ACE-Step 1.5 model and its rules of scale (comfy/lora.py, comfy/weight_adapter).
 
-    LoRA counts alpha / rank, or 1 without alpha; LoKr alpha / inner rank where a factor is split, else 1. Keys that
-    lead nowhere are left out with no more than a line in the log.
+    LoRA and LoHa count alpha / rank, or 1 without alpha; LoKr alpha / inner rank where a factor is split, else 1.
+    Keys that lead nowhere are left out with no more than a line in the log.
     """
     reading = Reading("ComfyUI")
     for module, shape in shapes.items():
@@ -119,6 +121,13 @@ def _comfyui_module(reading: Reading, tensors: Tensors, stem: str, module: str, 
         keys = [f"{stem}.{name}" for name, part in parts.items() if part is not None]
         reading.add(module, [*keys, *extra], scale, _kronecker(parts, scale, shape))
         return
+    hadamard = [get(name) for name in _HADAMARD]
+    if all(part is not None for part in hadamard):
+        a, b, c, d = (part for part in hadamard if part is not None)
+        scale = 1.0 if alpha is None else alpha / b.shape[0]
+        keys = [f"{stem}.{name}" for name in _HADAMARD]
+        reading.add(module, [*keys, *extra], scale, _hadamard(a, b, c, d, scale, shape))
+        return
     difference = get("diff")
     if difference is not None:
         if difference.shape != shape:
@@ -132,6 +141,13 @@ def _product(up: Tensor, down: Tensor, scale: float, shape: tuple[int, ...]) -> 
 
 
 _KRONECKER = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
+
+
+_HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+
+
+def _hadamard(a: Tensor, b: Tensor, c: Tensor, d: Tensor, scale: float, shape: tuple[int, ...]) -> Callable[[], Tensor]:
+    return lambda: (scale * torch.einsum("or,ri,os,si->oi", *(t.float() for t in (a, b, c, d)))).reshape(shape)
 
 
 def _kronecker(parts: Mapping[str, Tensor | None], scale: float, shape: tuple[int, ...]) -> Callable[[], Tensor]:
@@ -159,6 +175,9 @@ def official_peft(tensors: Tensors, config: Mapping[str, Any], shapes: Shapes, w
     reading = Reading("ACE-Step app (PEFT)")
     if not config.get("peft_type"):
         reading.faults.append('adapter_config.json has no "peft_type"')
+    if config.get("peft_type") == "OFT":
+        _official_oft(reading, tensors, config, shapes, weight_of)
+        return reading
     for module, shape in shapes.items():
         if not _peft_targets(config.get("target_modules"), module):
             continue
@@ -184,6 +203,48 @@ def official_peft(tensors: Tensors, config: Mapping[str, Any], shapes: Shapes, w
             continue
         reading.add(module, [*names, f"{stem}lora_magnitude_vector"], scale, _dora(module, plain, lengths, weight_of))
     return reading
+
+
+def _official_oft(
+    reading: Reading, tensors: Tensors, config: Mapping[str, Any], shapes: Shapes, weight_of: WeightOf | None
+) -> None:
+    """PEFT's OFT: blocks of the inputs, as large as configured or the nearest size that divides, turned by a series."""
+    for module, shape in shapes.items():
+        if not _peft_targets(config.get("target_modules"), module):
+            continue
+        name = f"base_model.model.{module}.oft_R.weight"
+        if name not in tensors:
+            reading.faults.append(f"{module}: PEFT wraps it and finds no tensors for it")
+            continue
+        weights = tensors[name].float()
+        size = shape[1] // weights.shape[0]
+        wanted = config["oft_block_size"]
+        near = min((n for n in range(1, shape[1] + 1) if shape[1] % n == 0), key=lambda n: (abs(n - wanted), n))
+        if size != near or weights.shape[1] != size * (size - 1) // 2 or not config.get("use_cayley_neumann"):
+            reading.faults.append(f"{module}: the rotations have another size or rule than PEFT makes")
+            continue
+        limit = config["eps"] / math.sqrt(len(weights)) if config.get("coft") else None
+        reading.add(module, [name], 1.0, _turned(module, weights, size, limit, weight_of))
+
+
+def _turned(
+    module: str, weights: Tensor, size: int, limit: float | None, weight_of: WeightOf | None
+) -> Callable[[], Tensor]:
+    def delta() -> Tensor:
+        if weight_of is None:
+            raise LookupError(module)
+        skew = torch.zeros(len(weights), size, size)
+        above = torch.ones(size, size).triu(1).bool()
+        skew[:, above] = weights
+        skew = skew - skew.mT
+        if limit is not None:  # COFT: no block is longer than this
+            length = skew.flatten(1).norm(dim=1)[:, None, None]
+            skew = torch.where(length > limit, skew * (limit / length), skew)
+        turn = skew @ (2 * torch.eye(size) + skew @ (2 * torch.eye(size) + skew @ (2 * torch.eye(size) + skew)))
+        weight = weight_of(module)
+        return weight @ torch.block_diag(*turn).T
+
+    return delta
 
 
 def _dora(

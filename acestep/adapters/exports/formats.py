@@ -154,6 +154,10 @@ def _own_format(
     adapter: OpenAdapter, to: Format, out: Path, options: ExportOptions, finish: Callable[[Path], None] | None
 ) -> ExportReport:
     family = FAMILIES[adapter.source.kind]
+    if adapter.source.kind == "loha":
+        raise UserError(
+            "The ACE-Step app does not read LoHa.", fix="Merge it into the model with acestep merge, and load that."
+        )
     native: Format = "peft" if family.config_file == CONFIG_FILE else "lycoris"
     if native != to:
         raise UserError(
@@ -183,9 +187,9 @@ def _own_format(
 
 def _comfyui(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content:
     content = _Content({}, {}, set(), [], _metadata(adapter, options))
-    if adapter.learns_lengths and options.dora == "refit":
+    if adapter.needs_base and options.dora == "refit":
         _add_refit(content, adapter, options, job, _comfyui_low_rank)
-    elif adapter.learns_lengths or adapter.source.kind not in ("lora", "lokr"):
+    elif adapter.needs_base:
         adapter.require_base("ComfyUI needs the full difference of every module")
         for module in adapter.modules:
             _add_difference(content, adapter, module)
@@ -202,8 +206,9 @@ def _comfyui(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content
             alpha = adapter.spec.scale_of(module_to_original(module)) * rank
             _comfyui_low_rank(content, module, own["lora_A.weight"], own["lora_B.weight"], alpha)
     else:
+        add = _add_kronecker if adapter.source.kind == "lokr" else _add_hadamard
         for module in adapter.modules:
-            _add_kronecker(content, adapter, module)
+            add(content, adapter, module)
     return content
 
 
@@ -241,6 +246,16 @@ def _add_kronecker(content: _Content, adapter: OpenAdapter, module: str) -> None
         content.add(f"{stem}.{name}", tensor, exact=name == "alpha")
 
 
+def _add_hadamard(content: _Content, adapter: OpenAdapter, module: str) -> None:
+    """LyCORIS names; ComfyUI scales with alpha / dimension. The alpha LyCORIS stores has rsLoRA's rule in it."""
+    if len(adapter.shapes[module]) != 2:
+        _add_difference(content, adapter, module)
+        return
+    stem = f"lycoris_{module_to_original(module).replace('.', '_')}"
+    for name, tensor in adapter.tensors_of(module).items():
+        content.add(f"{stem}.{name}", tensor, exact=name == "alpha")
+
+
 def kronecker_scale(spec: Any, own: dict[str, Tensor]) -> float:
     """What LyCORIS multiplies kron(w1, w2) with. The alpha it stores has everything in it: it is the dimension where
     both factors are whole, and longer by the dimension's root for rsLoRA."""
@@ -252,7 +267,7 @@ def kronecker_scale(spec: Any, own: dict[str, Tensor]) -> float:
 
 def _diffusers(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content:
     content = _Content({}, {}, set(), [], _metadata(adapter, options))
-    if adapter.learns_lengths and options.dora == "refit":
+    if adapter.needs_base and options.dora == "refit":
         _add_refit(content, adapter, options, job, _diffusers_low_rank)
     elif adapter.learns_lengths:
         raise UserError(

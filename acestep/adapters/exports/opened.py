@@ -20,9 +20,9 @@ from acestep.adapters.base import Adapter
 from acestep.adapters.families import FAMILIES
 from acestep.adapters.files import find_adapter, read_tensors
 from acestep.adapters.lycoris_format import lycoris_name
-from acestep.adapters.peft_format import lora_key
+from acestep.adapters.peft_format import module_of, peft_key
 from acestep.adapters.source import AdapterSource
-from acestep.adapters.targets import linears_of_layer
+from acestep.adapters.targets import EVERY_LINEAR
 from acestep.core.errors import UserError
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.loading import stored_part
@@ -110,7 +110,7 @@ class OpenAdapter:
 
     def tensors_of(self, module: str) -> dict[str, Tensor]:
         """The adapter's tensors of one module (diffusers name), in fp32, by what stands behind the module's name."""
-        stems = (lora_key(module_to_original(module), ""), f"{lycoris_name(module)}.")
+        stems = (peft_key(module_to_original(module), ""), f"{lycoris_name(module)}.")
         return {
             name.removeprefix(stem): tensor
             for stem in stems
@@ -178,8 +178,10 @@ def shapes_from_tensors(source: AdapterSource) -> Shapes:
 def known_modules(names: Iterable[str], spare_layers: int = 0) -> list[str]:
     """Every module an adapter can wrap (diffusers names), with as many layers as the tensors' names speak of."""
     layers = 1 + max((int(match[1]) for name in names for match in _LAYER.finditer(name)), default=-1)
-    inside = linears_of_layer("both", train_mlp=True)
-    return [*_OUTSIDE_LAYERS, *(f"layers.{layer}.{name}" for layer in range(layers + spare_layers) for name in inside)]
+    return [
+        *_OUTSIDE_LAYERS,
+        *(f"layers.{layer}.{name}" for layer in range(layers + spare_layers) for name in EVERY_LINEAR),
+    ]
 
 
 def _tensors_by_module(source: AdapterSource) -> dict[str, Shapes]:
@@ -189,8 +191,8 @@ def _tensors_by_module(source: AdapterSource) -> dict[str, Shapes]:
         if name.startswith("lycoris_"):
             stem, _, rest = name.partition(".")
         else:
-            stem, _, rest = name.removeprefix(lora_key("", "")[:-1]).rpartition(".lora_")
-            stem = stem or name
+            stem = module_of(name)
+            rest = name.rpartition(".lora_")[2]
         found.setdefault(stem, {})[rest] = shape
     return found
 
@@ -199,6 +201,10 @@ def _weight_shape(tensors: Shapes, module: str, source: AdapterSource) -> tuple[
     """Shape of the weight that a module's adapter tensors change."""
     if "A.weight" in tensors and "B.weight" in tensors:
         return (tensors["B.weight"][0], tensors["A.weight"][1])
+    if source.kind == "oft":
+        raise UserError(
+            f"{source.weights} holds rotations, which fit any number of outputs.", fix="Name its model with --model."
+        )
     try:
         if "hada_w1_a" in tensors:
             return (tensors["hada_w1_a"][0], tensors["hada_w1_b"][1])
@@ -222,8 +228,8 @@ def _model_order(module: str) -> tuple[int, int, str]:
     match = re.match(r"layers\.(\d+)\.(.+)", module)
     if not match:
         return (-1, 0, module)
-    kinds = linears_of_layer("both", train_mlp=True)
-    return (int(match[1]), kinds.index(match[2]) if match[2] in kinds else len(kinds), module)
+    place = EVERY_LINEAR.index(match[2]) if match[2] in EVERY_LINEAR else len(EVERY_LINEAR)
+    return (int(match[1]), place, module)
 
 
 def _no_memory(shape: Iterable[int]) -> nn.Parameter:
