@@ -59,6 +59,8 @@ def _default(knob: Knob) -> str:
         return "unset"
     if isinstance(knob.default, bool):
         return "on" if knob.default else "off"
+    if isinstance(knob.default, list):
+        return ", ".join(f"`{item}`" if isinstance(item, str) else f"{item:g}" for item in knob.default) or "none"
     if isinstance(knob.default, int | float):
         return f"{knob.default:g}"
     return f"`{knob.default}`" if knob.default != "" else "empty"
@@ -77,6 +79,8 @@ def _words(annotation: Any) -> list[str]:
         return [f"`{choice}`" if choice != "" else "empty" for choice in typing.get_args(annotation)]
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return [word for part in typing.get_args(annotation) for word in _words(part)]
+    if typing.get_origin(annotation) is list:
+        return [{int: "whole numbers", float: "numbers", str: "texts"}[typing.get_args(annotation)[0]]]
     names = {bool: "on or off", int: "whole number", float: "number", str: "text", type(None): "unset"}
     return [names.get(annotation, str(annotation))]
 

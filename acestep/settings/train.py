@@ -10,6 +10,7 @@ from acestep.core.device import DeviceName, PrecisionName
 from acestep.settings.base import Settings, knob
 from acestep.settings.dataset import TagPosition
 from acestep.settings.formula import Formula
+from acestep.settings.preview import PreviewSettings
 
 
 class AdapterSettings(Settings):
@@ -248,6 +249,7 @@ class HardwareSettings(Settings):
 
 # pydantic lists the fields of the last base first
 class TrainSettings(
+    PreviewSettings,
     HardwareSettings,
     RunSettings,
     ValidationSettings,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 from torch import Tensor
@@ -37,6 +39,10 @@ class FlowModel:
         if frames not in self._context:
             self._context[frames] = context_latents(self._silence, frames).to(self.device)
         return self._context[frames]
+
+    def unmasked(self) -> AbstractContextManager[None]:
+        """Leaves the mask of the last training batch out of the transformer's calls inside the block."""
+        return self._mask.lifted()
 
     def item_losses(self, batch: Batch, condition_dropout: float) -> Tensor:
         """Flow-matching loss of each item, (B,) fp32. Items with `uniform` below the rate lose their condition."""
