@@ -11,6 +11,7 @@ the VAE for as long as it decodes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -201,9 +202,8 @@ def preview_labels(settings: TrainSettings, tag: TriggerTag, song: StoredSong) -
 
 
 def _with_trigger(caption: str, tag: TriggerTag) -> str:
-    word = tag.word.strip().casefold()
-    words = caption.casefold().replace(",", " , ").replace(".", " . ").split()
-    if word and word in words:
+    word = tag.word.strip()
+    if word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption, flags=re.IGNORECASE):
         return caption
     return with_tag(caption, tag.word, tag.position)
 

@@ -81,11 +81,11 @@ def test_a_run_with_previews_is_bit_for_bit_the_run_without(
 ) -> None:
     # conditions of several lengths stand in one batch, so a mask of theirs is in force between two steps
     store = make_store([Shape(80, head=4 + n % 3) for n in range(6)])
-    heard = {"preview_strengths": [1.0, 0.0, 0.5], "preview_every_steps": 2, "batch_size": 3, **kind}
+    heard = {"preview_strengths": [1.0, 0.0, 0.5], "preview_every_steps": 3, "batch_size": 3, **kind}
     with_previews, without = tmp_path / "with", tmp_path / "without"
     train(checkpoint, store, with_previews, listened(**heard), Job())
     train(checkpoint, store, without, listened(**{**heard, "preview_every_steps": 0}), Job())
-    assert len(pieces(with_previews)) == 3 * 4 and not pieces(without)
+    assert len(pieces(with_previews)) == 2 * 4 and not pieces(without)
     assert warnings_of(with_previews) == warnings_of(without)
     assert record_of_steps(with_previews) == record_of_steps(without)
     files = sorted(path.relative_to(without) for path in without.rglob("*.safetensors"))
@@ -226,6 +226,10 @@ def test_the_trigger_word_stands_where_it_stood_in_training(position: str, expec
     assert captions[:2] == [expected, "a Zork, waltz"]
     assert captions[2] != "zorks dance"
     assert preview_labels(settings, TriggerTag(), None)[0].caption == "a waltz"
+    (two_words,) = preview_labels(
+        listened(preview_captions=["a slow Zork style waltz"]), TriggerTag("zork style", position), None
+    )
+    assert two_words.caption == "a slow Zork style waltz"
 
 
 words = st.text(st.characters(blacklist_categories=("Cs",)), max_size=30)
