@@ -114,7 +114,7 @@ def generate(parts: Parts, settings: GenerateSettings, job: Job | None = None) -
             output_type="latent",
             callback_on_step_end=after_step,
         ).audios[0]  # (T, C)
-    _check_latents(latents)
+    check_latents(latents)
     with job.stage("decode", 1) as stage, _memory_errors():
         samples = decode_latents(parts.vae, latents)
         stage.advance()
@@ -301,7 +301,8 @@ def _warn(parts: Parts, labels: PromptLabels, sampler: Sampler, settings: Genera
         job.warn(f"Turbo models take no guidance; guidance {settings.guidance:g} is ignored.")
 
 
-def _check_latents(latents: Tensor) -> None:
+def check_latents(latents: Tensor) -> None:
+    """Raise a UserError for latents that are not finite, or nothing but zeros."""
     if not torch.isfinite(latents).all():
         raise UserError(
             "The model computed values that are not finite numbers.",

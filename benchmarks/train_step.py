@@ -113,6 +113,7 @@ class OurLoop:
             validation=None,
             run=None,  # type: ignore[arg-type]  # nothing is written here
             record=None,  # type: ignore[arg-type]
+            previews=None,  # type: ignore[arg-type]
         )
         self.waits: list[float] = []
 

@@ -17,6 +17,7 @@ from acestep.cli.terminal import confirm
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job, heavy_job
 from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, fields_of, knob
+from acestep.training.requests import RunRequest, ask
 
 if TYPE_CHECKING:
     from acestep.model.checkpoints import Checkpoint
@@ -211,12 +212,20 @@ def generate(options: GenerateOptions, job: Job) -> Output:
 class RunsOptions(CommandOptions):
     folder: Path = knob(Path("lora_output"), "Folder of runs, or one run.", group=POSITIONAL)
     compare: Path | None = knob(None, "Another run: show the settings in which the two differ.", group="command")
+    request: RunRequest | None = knob(
+        None, "Ask the run, while it goes on: play previews, save a checkpoint, or save and stop.", group="command"
+    )
 
 
 def runs(options: RunsOptions, job: Job) -> Output:
-    """List runs, show one, or compare two."""
+    """List runs, show one, compare two, or ask one that goes on for something."""
     from acestep.training.runs import RunFolder, compare, find_runs, summarise
 
+    if options.request:
+        asked = RunFolder.open(options.folder)
+        path = ask(asked, options.request)
+        lines = [f"Asked {asked.path.name} for: {options.request}. It follows after its present step."]
+        return Output({"run": str(asked.path), "request": options.request, "file": str(path)}, lines)
     if options.compare:
         pair = [summarise(RunFolder.open(path)) for path in (options.folder, options.compare)]
         differences = compare(*pair)

@@ -19,18 +19,6 @@ if TYPE_CHECKING:
     from acestep.model.checkpoints import Checkpoint
     from acestep.training.runs import RunFolder
 
-_MODULES_ON_CARD = ("attention", "train_mlp", "self_modules", "cross_modules", "layers")
-_SETTINGS_ON_CARD = {
-    "lora": ("rank", "alpha", "dropout", "rslora", "dora", *_MODULES_ON_CARD),
-    "lokr": ("lokr_factor", "lokr_dim", "lokr_alpha", "lokr_decompose_both", *_MODULES_ON_CARD),
-    "loha": ("loha_dim", "loha_alpha", *_MODULES_ON_CARD),
-    "oft": ("oft_block_size", "oft_constrained", "oft_eps", *_MODULES_ON_CARD),
-}
-_MORE_ON_CARD = (
-    *("optimizer", "learning_rate", "schedule", "weight_decay", "batch_size", "gradient_accumulation", "epochs"),
-    *("max_steps", "max_latent_length", "condition_dropout", "timestep_draw", "seed"),
-)
-
 
 class ExportCommandOptions(CommandOptions):
     adapter: Path = knob(..., "Adapter folder or file, such as a run's best/.", group=POSITIONAL)
@@ -217,25 +205,15 @@ def _say_if_other_model(run: RunFolder | None, checkpoint: Checkpoint, job: Job)
 def card_facts(adapter: Path, run: RunFolder | None, checkpoint: Checkpoint | None) -> CardFacts:
     """What a run's files and the model tell for the card."""
     from acestep.adapters.card import CardFacts
+    from acestep.training.card import card_facts as facts_of_run
 
     variant = checkpoint.variant.name if checkpoint else ""
     if run is None:
         return CardFacts(title=adapter.expanduser().resolve().name, variant=variant)
     note_file = adapter.expanduser() / "training.json"
     note = read_json(note_file, "the note on the training") if note_file.is_file() else {}
-    record, settings = run.record, run.record.get("settings", {})
-    tensors = record.get("tensors", {})
-    names = (*_SETTINGS_ON_CARD.get(str(settings.get("adapter")), ()), *_MORE_ON_CARD)
-    points = [(event["step"], event["loss"]) for event in run.events("validation") if event.get("loss") is not None]
-    return CardFacts(
-        title=str(tensors.get("dataset") or run.path.name),
-        variant=variant or str(record.get("model", {}).get("name", "")).removeprefix("acestep-v15-"),
-        songs=int(tensors.get("songs", 0)),
-        step=note.get("step"),
-        why=str(note.get("reason", "")),
-        settings={name: settings[name] for name in names if name in settings and settings[name] not in (None, "")},
-        validations=points,
-    )
+    curve = {event["step"]: event["loss"] for event in run.events("validation") if event.get("loss") is not None}
+    return facts_of_run(run, note, curve.items(), variant=variant)
 
 
 EXPORT_COMMANDS = (

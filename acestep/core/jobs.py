@@ -1,7 +1,8 @@
 """Long work: how it reports progress, how it is asked to stop, and that only one heavy job runs at a time.
 
 A function that takes long receives a `Job`. It opens stages, advances them, and asks `check_stop` where
-stopping is safe. Whoever started it (terminal, page, test) passes a listener and may call `request_stop`.
+stopping is safe. Whoever started it (terminal, page, test) passes a listener and may call `request_stop`, or
+`request` for what the work takes beside its plan.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ class Stage:
 Kind = Literal["start", "progress", "end", "say", "warn"]
 Listener = Callable[[Kind, Stage | str], None]
 
+Request = Literal["preview", "save"]
+"""What can be asked of running work besides stopping."""
+
 
 class Job:
     """What a piece of long work gets to talk to whoever started it. Safe to share between threads."""
@@ -77,6 +81,8 @@ class Job:
         self.warnings: list[str] = []
         self._listener = listener
         self._stop = threading.Event()
+        self._requests: set[Request] = set()
+        self._requests_lock = threading.Lock()
 
     @property
     def stop_requested(self) -> bool:
@@ -90,6 +96,18 @@ class Job:
         """Raise Stopped if the user asked to stop."""
         if self.stop_requested:
             raise Stopped
+
+    def request(self, name: Request) -> None:
+        """Ask the work for something beside its plan. Asking twice before it is taken counts once."""
+        with self._requests_lock:
+            self._requests.add(name)
+
+    def take_request(self, name: Request) -> bool:
+        """Whether `name` was asked for since it was last taken. Work calls this where it can fulfil it."""
+        with self._requests_lock:
+            asked = name in self._requests
+            self._requests.discard(name)
+        return asked
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int, unit: str = "", already: int = 0) -> Iterator[Stage]:

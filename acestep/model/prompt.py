@@ -23,6 +23,16 @@ TagPlace = Literal["none", "prepend", "append", "replace"]
 
 TAG_PLACES: tuple[TagPlace, ...] = ("none", "prepend", "append", "replace")
 
+_TEXT_FORM = re.compile(
+    re.escape(f"# Instruction\n{INSTRUCTION}\n\n# Caption\n") + r"(?P<caption>.*)\n\n# Metas\n"
+    r"- bpm: (?P<bpm>\d+|N/A)\n- timesignature: (?P<timesignature>.*?)\n- keyscale: (?P<keyscale>.*?)\n"
+    r"- duration: (?P<duration>\d+) seconds\n" + re.escape(f"{END_OF_TEXT}\n"),
+    re.DOTALL,
+)
+_LYRIC_FORM = re.compile(
+    r"# Languages\n(?P<language>.*?)\n\n# Lyric\n(?P<lyrics>.*)" + re.escape(END_OF_TEXT), re.DOTALL
+)
+
 
 @dataclass(frozen=True)
 class PromptLabels:
@@ -93,3 +103,22 @@ def with_tag(text: str, tag: str, position: TagPlace) -> str:
 
 def _or_unknown(value: str) -> str:
     return value if value.strip() else NOT_AVAILABLE
+
+
+def read_prompts(text: str, lyrics: str) -> PromptLabels | None:
+    """The labels that `text_prompt` and `lyric_prompt` were given for these two texts; None for other texts."""
+    found, sung = _TEXT_FORM.fullmatch(text), _LYRIC_FORM.fullmatch(lyrics)
+    if found is None or sung is None:
+        return None
+    bpm, timesignature, keyscale = (
+        "" if value == NOT_AVAILABLE else value for value in found.group("bpm", "timesignature", "keyscale")
+    )
+    return PromptLabels(
+        caption=found["caption"],
+        lyrics=sung["lyrics"],
+        language=sung["language"],
+        bpm=int(bpm) if bpm else None,
+        keyscale=keyscale,
+        timesignature=timesignature,
+        duration_s=float(found["duration"]),
+    )

@@ -5,6 +5,7 @@ from acestep.settings.base import Settings, fields_of, knob, load_settings, save
 from acestep.settings.dataset import DatasetSettings
 from acestep.settings.generate import GenerateSettings
 from acestep.settings.preprocess import PreprocessSettings
+from acestep.settings.preview import PreviewSettings
 from acestep.settings.train import (
     HardwareSettings,
     ObjectiveSettings,
@@ -23,6 +24,7 @@ __all__ = [
     "ObjectiveSettings",
     "OptimizerSettings",
     "PreprocessSettings",
+    "PreviewSettings",
     "RunSettings",
     "Settings",
     "TrainSettings",

@@ -59,6 +59,8 @@ def _default(knob: Knob) -> str:
         return "unset"
     if isinstance(knob.default, bool):
         return "on" if knob.default else "off"
+    if isinstance(knob.default, list):
+        return ", ".join(f"`{item}`" if isinstance(item, str) else f"{item:g}" for item in knob.default) or "none"
     if isinstance(knob.default, int | float):
         return f"{knob.default:g}"
     if isinstance(knob.default, tuple | dict):
@@ -83,6 +85,8 @@ def _words(annotation: Any) -> list[str]:
         return ["any of " + ", ".join(_words(typing.get_args(annotation)[0]))]
     if typing.get_origin(annotation) is dict:
         return [f"{_words(typing.get_args(annotation)[1])[0]} by name"]
+    if typing.get_origin(annotation) is list:
+        return [{int: "whole numbers", float: "numbers", str: "texts"}[typing.get_args(annotation)[0]]]
     names = {bool: "on or off", int: "whole number", float: "number", str: "text", type(None): "unset"}
     return [names.get(annotation, str(annotation))]
 

@@ -11,6 +11,7 @@ from acestep.settings.adapter import AdapterSettings
 from acestep.settings.base import Settings, knob
 from acestep.settings.dataset import TagPosition
 from acestep.settings.formula import Formula
+from acestep.settings.preview import PreviewSettings
 
 
 class WindowSettings(Settings):
@@ -214,6 +215,7 @@ class HardwareSettings(Settings):
 
 # pydantic lists the fields of the last base first
 class TrainSettings(
+    PreviewSettings,
     HardwareSettings,
     RunSettings,
     ValidationSettings,

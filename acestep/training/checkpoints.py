@@ -41,6 +41,7 @@ class LoopState:
     best_step: int | None = None
     best_loss: float | None = None
     last_validation: float | None = None
+    validated_at: int | None = None
     reference_loss: float | None = None
     judgements_without_gain: int = 0
     ended_early: bool = False

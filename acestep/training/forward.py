@@ -43,6 +43,10 @@ class FlowModel:
             self._context[frames] = context_latents(self._silence, frames).to(self.device)
         return self._context[frames]
 
+    def unmasked(self) -> AbstractContextManager[None]:
+        """Leaves the mask of the last training batch out of the transformer's calls inside the block."""
+        return self._mask.lifted()
+
     def item_losses(self, batch: Batch, condition_dropout: float) -> Tensor:
         """Flow-matching loss of each item, (B,) fp32. Items with `uniform` below the rate lose their condition."""
         latents, noise = self._move(batch.latents), self._move(batch.noise)

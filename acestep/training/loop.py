@@ -6,29 +6,33 @@ are steps, so the end of a run is judged and kept by the same lines as its middl
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from acestep.adapters import Adapter, TriggerTag, write_adapter_files
+from acestep.adapters.card import write_card
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job, Stage
 from acestep.core.paths import atomic_folder
 from acestep.settings import TrainSettings
 from acestep.training.averaging import Averaging
+from acestep.training.card import card_facts
 from acestep.training.checkpoints import LoopState, prune_checkpoints, save_checkpoint
 from acestep.training.data import EpochOrder, Flow, Sample, TrainingData, derived_generator, draw_batch, step_strata
 from acestep.training.forward import FlowModel
 from acestep.training.judge import close_epoch, judge, may_judge_training_loss, note_step
 from acestep.training.objective import snr_weights
 from acestep.training.optimizers import set_learning_rate
+from acestep.training.previews import Previews
 from acestep.training.processes import Processes
 from acestep.training.recorder import SilentRecorder
+from acestep.training.requests import RequestFiles
 from acestep.training.runs import RunFolder
 from acestep.training.schedules import Length, learning_rate
 from acestep.training.validation import Validation
@@ -45,6 +49,7 @@ class Plan:
     total_steps: int
     validate_every: int
     save_every: list[int]
+    preview_every: list[int]
 
     @property
     def length(self) -> Length:
@@ -52,12 +57,14 @@ class Plan:
 
     @classmethod
     def of(cls, settings: TrainSettings, steps_per_epoch: int) -> Plan:
-        every = [settings.save_every_epochs * steps_per_epoch, settings.save_every_steps]
+        saves = (settings.save_every_epochs * steps_per_epoch, settings.save_every_steps)
+        previews = (settings.preview_every_epochs * steps_per_epoch, settings.preview_every_steps)
         return cls(
             steps_per_epoch=steps_per_epoch,
             total_steps=settings.max_steps or settings.epochs * steps_per_epoch,
             validate_every=settings.validate_every or steps_per_epoch,
-            save_every=[steps for steps in every if steps],
+            save_every=[steps for steps in saves if steps],
+            preview_every=[steps for steps in previews if steps],
         )
 
 
@@ -79,27 +86,37 @@ class Session:
     validation: Validation | None
     run: RunFolder
     record: SilentRecorder
+    previews: Previews
     state: LoopState = field(default_factory=LoopState)
     resumed_at: int | None = None
     clock: Callable[[], float] = time.perf_counter
+    curve: dict[int, float] = field(default_factory=dict)
+    """Validation losses so far, by step."""
 
 
 def fit(session: Session, job: Job) -> None:
     """Train from the session's state to the end of the plan, or until the job is asked to stop."""
     plan, state = session.plan, session.state
+    requests = RequestFiles(session.run.path, job.clock)
     with job.stage("train", plan.total_steps, "steps", already=state.step) as stage:
         while True:
+            if session.processes.is_main:
+                requests.collect(job)
             finished = state.step >= plan.total_steps
             stopping = not finished and session.processes.any(job.stop_requested)
             fresh = state.step != session.resumed_at
 
-            if session.validation and fresh and (finished or (due(state.step, plan.validate_every) and not stopping)):
+            unjudged = session.validation and state.validated_at != state.step
+            if unjudged and (finished or (due(state.step, plan.validate_every) and not stopping)):
                 validate(session)
             elif not session.validation and fresh and state.step and due(state.step, plan.steps_per_epoch):
                 judge_training_loss(session)
             finished = finished or state.ended_early
-            if fresh and state.step and (finished or stopping or any(due(state.step, n) for n in plan.save_every)):
+            saving = job.take_request("save") or finished or stopping
+            if fresh and state.step and (saving or any(due(state.step, n) for n in plan.save_every)):
                 save(session)
+            if session.processes.is_main and preview_due(session, job, finished) and not stopping:
+                session.previews.play(session, job)
             if finished or stopping:
                 break
 
@@ -115,6 +132,13 @@ def fit(session: Session, job: Job) -> None:
 def due(step: int, every: int) -> bool:
     """Whether periodic work falls on this step; step 0 counts, so that a run begins with a judgement."""
     return every > 0 and step % every == 0
+
+
+def preview_due(session: Session, job: Job, finished: bool) -> bool:
+    """Whether previews were asked for, or fall on this step or on the end of a run that plays any."""
+    asked, step, every = job.take_request("preview"), session.state.step, session.plan.preview_every
+    planned = bool(every) and (finished or any(due(step, steps) for steps in every))
+    return asked or (planned and step > 0 and step != session.resumed_at)
 
 
 def steps_of(session: Session, step: int) -> tuple[int, list[list[Sample]]]:
@@ -219,8 +243,9 @@ def validate(session: Session) -> None:
     set_training(session, True)
     result = session.processes.from_main(result)
     assert result is not None
-    state.last_validation = result.loss
+    state.last_validation, state.validated_at = result.loss, state.step
     session.record.validation(state.step, result)
+    session.curve[state.step] = result.loss
     if not state.step:
         state.reference_loss = result.loss  # no adapter to keep yet: it is the measure the adapter has to beat
     elif judge(state, result.loss, session.settings):
@@ -260,17 +285,17 @@ def save(session: Session) -> None:
 
 
 def write_adapter(session: Session, folder: Path, step: int, reason: str) -> None:
-    """Write the adapter as it is now, with a note on which step it is and why."""
+    """Write the adapter as it is now, with a card, and a note on which step it is and why."""
     if not session.processes.is_main:
         return
-    import json
-
-    note: dict[str, Any] = {
-        "step": step,
-        "of": session.plan.total_steps,
-        "reason": reason,
-        "run": session.run.path.name,
-    }
     with atomic_folder(folder) as temporary, session.averaging.in_use():
         write_adapter_files(session.adapter, temporary, session.tag)
-        (temporary / "training.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        describe_adapter(session, temporary, step, reason)
+
+
+def describe_adapter(session: Session, folder: Path, step: int, reason: str) -> None:
+    """Write training.json and the card (README.md) beside an adapter's files."""
+    note = {"step": step, "of": session.plan.total_steps, "reason": reason, "run": session.run.path.name}
+    (folder / "training.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    curve = [(at, loss) for at, loss in session.curve.items() if math.isfinite(loss)]
+    write_card(folder, card_facts(session.run, note, curve, session.settings.model_dump(mode="json")))

@@ -6,6 +6,9 @@ inside cross-attention, which makes a batch of N give the same numbers as N batc
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from diffusers.models.transformers.ace_step_transformer import AceStepAttnProcessor2_0, AceStepTransformer1DModel
 from torch import Tensor
@@ -33,6 +36,15 @@ class ConditionMask:
         real = places[None] < torch.tensor(lengths, device=padded.device)[:, None]  # (B, L)
         self.bias = real[:, None, None, :]  # (B, 1, 1, L)
         return padded
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """No mask while the block lasts: for calls with a condition of their own."""
+        kept, self.bias = self.bias, None
+        try:
+            yield
+        finally:
+            self.bias = kept
 
 
 class _MaskedCrossAttention(AceStepAttnProcessor2_0):

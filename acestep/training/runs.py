@@ -3,8 +3,9 @@
 run.json        settings, versions, what it was trained on
 events.jsonl    every step, validation, checkpoint, warning and the end with its reason
 checkpoints/    step_000120/ …
-best/ final/    adapters ready to use, each with training.json (which step it is, and why)
-samples/        previews
+best/ final/    adapters ready to use, each with training.json (which step it is, and why) and a card
+samples/        previews: step_000120/ …
+request-*       what another process asks of the run, see requests.py
 tensorboard/
 """
 
@@ -115,6 +116,8 @@ def summarise(run: RunFolder) -> RunSummary:
             step, loss, state = event["step"], event["loss"], "unfinished"
         elif kind == "validation":
             validations[event["step"]] = event["loss"]
+        elif kind == "resume":
+            state = "unfinished"
         elif kind == "end":
             state = event["state"]
     settings = run.record.get("settings", {})

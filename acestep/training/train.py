@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -22,16 +21,18 @@ from acestep.model.checkpoints import Checkpoint
 from acestep.model.identity import transformer_fingerprint
 from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
 from acestep.preprocess.store import TensorStore
-from acestep.settings import TrainSettings
+from acestep.settings import PreviewSettings, TrainSettings
 from acestep.training.averaging import make_averaging
 from acestep.training.checkpoints import load_checkpoint, resume_point
 from acestep.training.compiling import compile_blocks, wants_compiling
 from acestep.training.data import EpochOrder, Flow, TrainingData, load_data
 from acestep.training.forward import FlowModel
-from acestep.training.loop import Plan, Session, fit, set_training, write_adapter
+from acestep.training.loop import Plan, Session, describe_adapter, fit, set_training, write_adapter
 from acestep.training.optimizers import make_optimizer, rate_notes
+from acestep.training.previews import Previews
 from acestep.training.processes import Processes, start_processes
 from acestep.training.recorder import MetricSink, Recorder, SilentRecorder
+from acestep.training.requests import remove_requests
 from acestep.training.runs import RunFolder, RunSummary, summarise
 from acestep.training.schedules import warmup_length
 from acestep.training.validation import Validation
@@ -49,6 +50,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "save_every_epochs",
         "save_every_steps",
         "tensorboard",
+        *PreviewSettings.model_fields,
     ]
 )
 """Settings a resumed run may change. Any other would make it a different run under the same name."""
@@ -121,6 +123,8 @@ def train(
         if wants_compiling(settings, processes.fabric.device):
             compile_blocks(session, job)
         fit(session, job)
+        if processes.is_main:
+            remove_requests(run.path)
         stopped = session.state.step < plan.total_steps and not session.state.ended_early
         adapter = _finish(session, "stopped" if stopped else "finished")
     except BaseException as error:
@@ -164,6 +168,7 @@ def _continued(point: Path, settings: TrainSettings, identity: dict[str, Any]) -
     _require_same(run, settings, identity)
     for folder in (run.path, run.checkpoints):
         remove_leftovers(folder)
+    remove_requests(run.path)
     return run
 
 
@@ -171,6 +176,7 @@ def _take_up(session: Session, point: Path) -> None:
     """Put the session where the checkpoint was written."""
     session.state = load_checkpoint(point, session.adapter, session.optimizer, session.averaging)
     session.resumed_at = session.state.step
+    session.curve = _curve(session.run, session.state.step)
     if session.state.ended_early:  # who resumes such a run wants to go on: the patience begins anew
         session.state.ended_early, session.state.judgements_without_gain = False, 0
 
@@ -211,6 +217,7 @@ def open_session(
         validation=Validation(data.held_out, settings, flow) if data.held_out else None,
         run=run,
         record=recorder,
+        previews=Previews(checkpoint, choice),
     )
 
 
@@ -227,6 +234,7 @@ def _identity(checkpoint: Checkpoint, store: TensorStore) -> dict[str, Any]:
     return {
         "model": {
             "name": checkpoint.name,
+            "variant": checkpoint.variant.name,
             "path": str(checkpoint.dit),
             "fingerprint": transformer_fingerprint(checkpoint),
         },
@@ -234,6 +242,7 @@ def _identity(checkpoint: Checkpoint, store: TensorStore) -> dict[str, Any]:
             "path": str(store.folder),
             "dataset": store.info.dataset_name,
             "songs": len(store.songs),
+            "audio_s": round(sum(song.duration_s for song in store.songs), 3),
             "fingerprint": store.fingerprint(),
             "trigger_word": store.info.trigger_word,
         },
@@ -298,7 +307,7 @@ def _finish(session: Session, state: str) -> Path:
     if loop.best_step is not None and loop.best_step != loop.step and run.best.is_dir():
         judged = "validation" if session.validation else "training"
         reason = f"lowest {judged} loss, {loop.best_loss:.5f} at step {loop.best_step}"
-        _copy_best(run, loop.best_step, session.plan.total_steps, reason)
+        _copy_best(session, loop.best_step, reason)
         step = loop.best_step
     else:
         step = loop.step
@@ -312,8 +321,13 @@ def _finish(session: Session, state: str) -> Path:
     return run.final
 
 
-def _copy_best(run: RunFolder, step: int, total: int, reason: str) -> None:
-    note = {"step": step, "of": total, "reason": reason, "run": run.path.name}
-    with atomic_folder(run.final) as temporary:
-        shutil.copytree(run.best, temporary, dirs_exist_ok=True)
-        (temporary / "training.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+def _copy_best(session: Session, step: int, reason: str) -> None:
+    with atomic_folder(session.run.final) as temporary:
+        shutil.copytree(session.run.best, temporary, dirs_exist_ok=True)
+        describe_adapter(session, temporary, step, reason)
+
+
+def _curve(run: RunFolder, step: int) -> dict[int, float]:
+    """Validation losses up to a step, from the log; of a step that was done twice, the last."""
+    events = (event for event in run.events("validation") if event["step"] <= step)
+    return {event["step"]: event["loss"] for event in events if event["loss"] is not None}
