@@ -58,6 +58,38 @@ def test_modules_can_be_named_one_by_one_in_either_spelling(make_transformer):
         )
 
 
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha", "oft"])
+def test_projections_and_layers_can_be_chosen(make_transformer, kind):
+    settings = AdapterSettings(
+        adapter=kind, rank=2, self_modules=("q", "o"), cross_modules=("v",), layers="0,2-3", train_mlp=True
+    )
+    adapter = attach(make_transformer(num_hidden_layers=5), settings)
+    inside = [
+        "self_attn.to_q",
+        "self_attn.to_out.0",
+        "cross_attn.to_v",
+        *(f"mlp.{n}_proj" for n in ("gate", "up", "down")),
+    ]
+    assert list(adapter.module_names) == [f"layers.{layer}.{name}" for layer in (0, 2, 3) for name in inside]
+
+
+def test_layers_and_ranks_of_modules_that_are_not_there_are_refused(make_transformer):
+    with pytest.raises(UserError, match=r"names layer 7; this model has 2, counted from 0\. Choose from 0-1"):
+        attach(make_transformer(), AdapterSettings(layers="0,5-7"))
+    ranks = {"layers.0.mlp.up_proj": 3}
+    with pytest.raises(UserError, match=r'"rank_pattern" names layers\.0\.mlp\.up_proj, which gets no adapter'):
+        attach(make_transformer(), AdapterSettings(rank_pattern=ranks))
+    adapter = attach(make_transformer(), AdapterSettings(rank=6, alpha=3, rank_pattern=ranks, train_mlp=True))
+    assert adapter.tensors()["base_model.model.layers.0.mlp.up_proj.lora_A.weight"].shape[0] == 3
+    assert adapter.spec.scale_of("layers.0.mlp.up_proj") == adapter.spec.scale_of("layers.1.mlp.up_proj") == 0.5
+
+
+def test_block_sizes_that_do_not_divide_are_reported_once(make_transformer, recwarn, caplog):
+    adapter = attach(make_transformer(), AdapterSettings(adapter="oft", oft_block_size=20))
+    assert len(adapter.notes) == 1 and "does not divide" in adapter.notes[0] and not recwarn.list
+    assert [record.getMessage() for record in caplog.records] == list(adapter.notes)
+
+
 @pytest.mark.parametrize(
     ("names", "part"),
     [

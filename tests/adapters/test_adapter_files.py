@@ -540,6 +540,48 @@ def test_a_lora_configuration_comes_back(spec):
     assert LoraSpec.read(config, "file") == spec
 
 
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"peft_version": "0.17.1"}, "use_cayley_neumann"),
+        ({"r": 4}, "one of r and oft_block_size"),
+        ({"oft_block_size": 16}, "this model needs"),
+        ({"eps": -1.0}, "eps"),
+        ({"bias": "oft_only"}, "bias"),
+    ],
+)
+def test_a_wrong_oft_folder_is_refused_with_a_sentence(make_transformer, attach_random, tmp_path, changes, part):
+    settings = AdapterSettings(adapter="oft", oft_block_size=8)
+    folder = save_adapter(attach_random(make_transformer(), settings), tmp_path / "adapter")
+    assert read_adapter_info(folder).summary.startswith("OFT, block size 8, ")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UserError, match=part):
+        load_adapter(folder, make_transformer())
+
+
+def test_loha_files_have_side_steps_layout(make_transformer, attach_random, tmp_path):
+    settings = AdapterSettings(adapter="loha", loha_dim=3, loha_alpha=6)
+    folder = save_adapter(attach_random(make_transformer(), settings), tmp_path / "adapter", TriggerTag("zork"))
+    file = folder / "loha_weights.safetensors"
+    with safe_open(file, "pt") as handle:
+        metadata = handle.metadata()
+    config = json.loads(metadata["loha_config"])
+    assert (metadata["algo"], metadata["format"]) == ("loha", "lycoris")
+    assert config.items() >= {"linear_dim": 3, "linear_alpha": 6, "factor": -1, "use_scalar": False}.items()
+    stem = "lycoris_layers_0_self_attn_q_proj"
+    own = {name.removeprefix(f"{stem}."): tuple(t.shape) for name, t in load_file(file).items() if stem in name}
+    assert own == {
+        "hada_w1_a": (96, 3), "hada_w1_b": (3, 64), "hada_w2_a": (96, 3), "hada_w2_b": (3, 64), "alpha": ()
+    }  # fmt: skip
+    assert read_adapter_info(file).summary.startswith("LoHa, dimension 3, alpha 6, ")
+    # Side-Step's folder has the tensors and nothing beside them
+    (folder / "loha_config.json").unlink()
+    assert find_adapter(folder).kind == "loha"
+    file.rename(tmp_path / "voice.safetensors")
+    assert load_adapter(tmp_path / "voice.safetensors", make_transformer()).kind == "loha"
+
+
 def test_alphas_and_ranks_by_module():
     spec = LoraSpec(
         r=4, lora_alpha=8, rank_pattern={"layers.1.mlp.up_proj": 2, "q_proj": 16}, alpha_pattern={"^layers.1.x": 3}

@@ -11,9 +11,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from acestep.adapters.loha import HadamardModule
 from acestep.adapters.lokr import KroneckerModule
 from acestep.adapters.lycoris_adapter import trainable_weights
 from acestep.model.names import module_to_original
+from acestep.settings import AdapterSettings
 
 
 def kron(left: Tensor, right: Tensor) -> Tensor:
@@ -139,6 +141,47 @@ def test_factors_on_activations_equal_the_rebuilt_weight(inputs, outputs, factor
     rebuilt = nn.functional.linear(x, layer.weight + module.get_weight(module.shape), layer.bias)
     for one, other in zip(by_us, torch.autograd.grad((rebuilt * cotangent).sum(), parameters), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@hypothesis_settings(deadline=None, max_examples=30)
+@given(sizes, sizes, st.integers(1, 9), st.floats(-2, 2).filter(bool), st.integers(0, 9))
+def test_loha_on_activations_equals_the_rebuilt_weight(inputs, outputs, dim, strength, seed):
+    torch.manual_seed(seed)
+    layer = nn.Linear(inputs, outputs).double().requires_grad_(False)
+    module = HadamardModule("name", layer, lora_dim=dim, alpha=3, bypass_mode=True).double()
+    module.multiplier = strength
+    for _, parameter in trainable_weights(module):
+        parameter.data.normal_()
+    x = torch.randn(2, 5, inputs, dtype=torch.float64, requires_grad=True)
+    module.apply_to()
+    ours = layer(x)
+    tensors = dict(trainable_weights(module))
+    weight = layer.weight + strength * loha_delta(tensors, dim, 3)
+    rebuilt = nn.functional.linear(x, weight, layer.bias)
+    torch.testing.assert_close(ours, rebuilt)
+    cotangent = torch.randn_like(ours)
+    parameters = [x, *tensors.values()]
+    by_us = torch.autograd.grad((ours * cotangent).sum(), parameters)
+    for one, other in zip(by_us, torch.autograd.grad((rebuilt * cotangent).sum(), parameters), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_rotations_keep_lengths_and_constrained_ones_stay_near(make_transformer, attach_random):
+    """Small rotations are orthogonal; COFT in training holds the weights themselves within its bound."""
+    names = ["layers.0.mlp.down_proj"]
+    settings = AdapterSettings(adapter="oft", oft_block_size=8, oft_constrained=True, oft_eps=0.3)
+    transformer = make_transformer(num_hidden_layers=1)
+    adapter = attach_random(transformer, settings, modules=names)
+    layer = transformer.layers[0].mlp.down_proj
+    x = torch.randn(4, 144)
+    evaluated = layer(x)
+    adapter.train()
+    torch.testing.assert_close(layer(x), evaluated)
+    (weights,) = adapter.parameters()
+    lengths = (2 * weights.detach().square().sum(1)).sqrt()  # of the skew matrices: each number stands there twice
+    assert weights.shape == (18, 28) and lengths.max() <= 0.3 / 18**0.5 * (1 + 1e-5)
+    turn = torch.eye(8) + layer.oft_R["default"].turn().detach()
+    torch.testing.assert_close(turn @ turn.mT, torch.eye(8).expand(18, 8, 8), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(16, 64), (64, 16), (64, 64)])

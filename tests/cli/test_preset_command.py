@@ -12,6 +12,7 @@ import torch
 from acestep.cli import COMMANDS, main
 from acestep.cli.arguments import parse_options
 from acestep.core import device
+from acestep.core.errors import UserError
 from acestep.settings import TrainSettings
 from acestep.settings.presets import GIB, preset_files, preset_values
 
@@ -65,6 +66,24 @@ def test_auto_is_the_tier_of_this_machine(
     assert parsed("--preset=auto", f"--config={config}").lokr_dim == 10000
 
 
+def test_modules_and_their_ranks_are_given_as_flags_over_a_file(tmp_path: Path) -> None:
+    def parsed(*arguments: str) -> Any:
+        return parse_options(COMMANDS["train"].options, list(arguments), "acestep train", "")
+
+    module, other = "layers.0.self_attn.q_proj", "layers.1.cross_attn.o_proj"
+    options = parsed("--rank-pattern", f"{module}=16", f"{other}=8", "--self-modules", "v", "q", "--layers", "0-3")
+    assert options.rank_pattern == {module: 16, other: 8}
+    assert (options.self_modules, options.cross_modules, options.layers) == (("q", "v"), ("q", "k", "v", "o"), "0-3")
+    config = tmp_path / "own.json"
+    config.write_text(json.dumps({"rank_pattern": {module: 4}, "cross_modules": ["k"], "alpha_pattern": {module: 2.5}}))
+    options = parsed(f"--config={config}")
+    assert (options.rank_pattern, options.alpha_pattern) == ({module: 4}, {module: 2.5})
+    assert options.cross_modules == ("k",)
+    assert parsed(f"--config={config}", "--rank-pattern", f"{other}=8").rank_pattern == {other: 8}
+    with pytest.raises(UserError, match="rank_pattern"):
+        parsed("--rank-pattern", "q_proj=8")
+
+
 def test_a_foreign_preset_is_read_saved_and_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file, kept = tmp_path / "voice.json", tmp_path / "kept.json"
     file.write_text(json.dumps(SIDE_STEP))
@@ -88,7 +107,7 @@ def test_a_preset_goes_out_to_side_step(capsys: pytest.CaptureFixture[str], tmp_
     assert (written["rank"], written["alpha"], written["max_steps"]) == (64, 32, 5000)
     assert "rslora" in found["lost"]
     back = data(capsys, "presets", "--import", str(file))["sections"]["train"]
-    settings = TrainSettings.parse(preset_values("balanced"), "x").model_dump()
+    settings = TrainSettings.parse(preset_values("balanced"), "x").model_dump(mode="json")
     assert {name for name, value in back.items() if settings[name] != value} <= set(found["lost"])
     code, _, error = run(capsys, "presets", "balanced", "--export-side-step", str(file))
     assert code == 1 and "exists already" in error
