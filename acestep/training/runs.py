@@ -110,8 +110,11 @@ def summarise(run: RunFolder) -> RunSummary:
     """Read a run's record and events. A run without an end event was cut off or still goes on."""
     step, loss, state = 0, None, "unfinished"
     validations: dict[int, float] = {}
+    total_steps = int(run.record.get("plan", {}).get("total_steps", 0))
     for event in run.events():
         kind = event.get("kind")
+        if kind in ("start", "resume"):  # a resumed run may have been made longer
+            total_steps = event.get("total_steps", total_steps)
         if kind == "step":
             step, loss, state = event["step"], event["loss"], "unfinished"
         elif kind == "validation":
@@ -128,7 +131,7 @@ def summarise(run: RunFolder) -> RunSummary:
         created=str(run.record.get("created", "")),
         state=state,
         step=step,
-        total_steps=int(run.record.get("plan", {}).get("total_steps", 0)),
+        total_steps=total_steps,
         adapter=str(settings.get("adapter", "")),
         loss=loss,
         first_validation=validations[min(validations)] if validations else None,
