@@ -84,6 +84,10 @@ class Job:
         self._requests: set[Request] = set()
         self._requests_lock = threading.Lock()
 
+    def listen(self, listener: Listener) -> None:
+        """Tell `listener` from now on, instead of the one before."""
+        self._listener = listener
+
     @property
     def stop_requested(self) -> bool:
         return self._stop.is_set()

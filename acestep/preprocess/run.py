@@ -18,7 +18,7 @@ from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import inside, output_folder, remove_leftovers
 from acestep.model.facts import LYRIC_TOKENS, TEXT_TOKENS
-from acestep.preprocess.plan import make_plan
+from acestep.preprocess.plan import Plan, make_plan
 from acestep.preprocess.store import (
     CONDITIONS_FOLDER,
     INDEX_NAME,
@@ -87,7 +87,7 @@ def preprocess(
     folder = output_folder(out, "the tensor folder")
     prepare_folder(folder)
     with job.stage("compare with the tensor folder", len(labelled), "songs") as stage:
-        plan = make_plan(dataset, labelled, folder, _store_info(dataset, checkpoint, folder, settings))
+        plan = plan_preprocessing(dataset, checkpoint, folder, settings)
         stage.advance(len(labelled))
     work = Work(plan, checkpoint, settings, job)
     work.seconds["plan"] = time.perf_counter() - started
@@ -97,6 +97,12 @@ def preprocess(
         work.save_index_so_far()
         raise
     return finish_work(work, missing)
+
+
+def plan_preprocessing(dataset: Dataset, checkpoint: Checkpoint, folder: Path, settings: PreprocessSettings) -> Plan:
+    """What `preprocess` would encode into `folder` and what is there already; nothing is written or decoded."""
+    labelled = [song for song in dataset.songs if song.labeled]
+    return make_plan(dataset, labelled, folder, _store_info(dataset, checkpoint, folder, settings))
 
 
 def prepare_folder(folder: Path) -> None:

@@ -39,6 +39,18 @@ def knob(
     return Field(default, description=help, ge=ge, le=le, gt=gt, lt=lt, json_schema_extra=extra)
 
 
+class SettingsError(UserError):
+    """Wrong values of settings. `fields` holds the sentence about each wrong field, for screens that show it there."""
+
+    def __init__(self, source: str, settings: type[Settings], error: ValidationError) -> None:
+        sentences = explain(settings, error)
+        super().__init__(f"{source}: {' '.join(sentences)}")
+        places = [item["loc"] for item in error.errors()]
+        self.fields = {
+            str(place[0]): sentence for place, sentence in reversed(list(zip(places, sentences, strict=True))) if place
+        }
+
+
 class Settings(BaseModel):
     """A group of settings. Values are checked when set; unknown names are errors."""
 
@@ -52,7 +64,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise UserError(f"{source}: {' '.join(explain(cls, error))}") from error
+            raise SettingsError(source, cls, error) from error
 
     def changed(self, **values: Any) -> Self:
         """A copy with some values replaced, checked again."""

@@ -1,0 +1,73 @@
+"""What all pages share: folders, the work under way, and what the user has chosen. A page shows it, none owns it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from acestep.core.background import Background
+from acestep.core.errors import UserError
+from acestep.core.paths import read_json, write_json
+from acestep.settings import GenerateSettings, PreprocessSettings, Settings, TrainSettings
+from acestep.ui.roots import Roots
+
+if TYPE_CHECKING:
+    from acestep.dataset.dataset import Dataset
+
+
+class Workspace(Settings):
+    """What the user has chosen so far, remembered between starts. Paths are absolute; empty means not chosen."""
+
+    checkpoints: str = ""
+    model: str = ""
+    songs: str = ""
+    tensors: str = ""
+    run: str = ""
+    adapter: str = ""
+    preset: str = ""
+    preprocess: PreprocessSettings = Field(default_factory=PreprocessSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    generate: GenerateSettings = Field(default_factory=GenerateSettings)
+
+
+class App:
+    """One running app: its folders, its background work and the workspace. Safe to share between threads."""
+
+    def __init__(self, project: Path, extra_roots: tuple[Path, ...] = (), memory: str = "trainer_config.json") -> None:
+        self.project = project.resolve()
+        self.output = self.project / "lora_output"
+        self.datasets = self.project / "datasets"
+        self.checkpoints = self.project / "checkpoints"
+        self.roots = Roots([self.project, Path.home(), *extra_roots])
+        self.background = Background()
+        self.dataset: Dataset | None = None
+        """The dataset in hand; the labels it holds are saved with every change."""
+        self.notes: list[str] = []
+        """What went wrong while the app started, for the page to show."""
+        self.revision = 0
+        """Grows with every change of the workspace, so that pages know when to look again."""
+        self._memory = self.project / memory
+        self._lock = threading.RLock()
+        self.workspace = self._remembered()
+
+    def choose(self, **values: Any) -> Workspace:
+        """Change the workspace and remember it. Wrong values raise SettingsError."""
+        with self._lock:
+            changed = self.workspace.changed(**values)
+            self.workspace = changed
+            self.revision += 1
+            write_json(self._memory, changed.model_dump(mode="json"))
+            return changed
+
+    def _remembered(self) -> Workspace:
+        if not self._memory.exists():
+            return Workspace()
+        try:
+            return Workspace.parse(read_json(self._memory, "the app's memory"), str(self._memory))
+        except UserError as error:
+            kept = self._memory.replace(self._memory.with_suffix(".unreadable.json"))
+            self.notes.append(f"{error} The app starts with nothing chosen; the file is kept as {kept.name}.")
+            return Workspace()

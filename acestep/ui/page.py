@@ -1,0 +1,114 @@
+"""The frame under an app's page: its tabs, and the clock by which open pages follow the app.
+
+A page never holds work. Once a second it looks at the app and redraws what has changed, so that a reload, a second
+window and another browser all show the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from acestep.core.errors import UserError
+from acestep.ui.app import App
+from acestep.ui.wiring import BUG, Handler, Wires, problem
+
+LOOK_EVERY_S = 1.0
+FRAME = "frame"
+"""Name of what stands above the tabs and is always seen."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """A part of the page that follows the app: `sign` is cheap and changes when `show` would draw something else."""
+
+    wires: Wires
+    name: str
+    sign: Callable[[], Hashable]
+    show: Handler
+    outputs: tuple[str, ...]
+
+    def look(self, before: Hashable) -> tuple[Hashable, dict[Any, Any]]:
+        """The sign now, and updates where it is another than `before`."""
+        try:
+            sign = self.sign()
+            if sign == before:
+                return sign, {}
+            updates = self.show() or {}
+        except UserError as error:
+            return str(error), {} if before == str(error) else {self.wires.problem: problem(str(error), error.detail)}
+        except Exception as error:  # noqa: BLE001 - one broken part must not stop the others: traceback to the log
+            _log.exception("%s: %s", self.wires.tab, self.name)
+            return repr(error), {self.wires.problem: problem(f"{BUG} ({type(error).__name__}: {error})")}
+        return sign, {self.wires.parts[part]: update for part, update in updates.items()}
+
+
+@dataclass
+class Page:
+    """A page under construction, and the handlers of all its tabs."""
+
+    app: App
+    tabs: dict[str, Wires] = field(default_factory=dict)
+    watchers: list[Watcher] = field(default_factory=list)
+    _blocks: dict[str, gr.Tab] = field(default_factory=dict)
+
+    @contextmanager
+    def tab(self, name: str, label: str) -> Iterator[Wires]:
+        """Open a tab; what is built inside the block stands on it, below the line for its problems."""
+        with gr.Tab(label, id=name, elem_id=f"tab-{name}") as block:
+            self._blocks[name] = block
+            yield self.wires(name)
+
+    def wires(self, name: str) -> Wires:
+        """The line for problems of a part of the page, made here, with the wires of that part."""
+        line = gr.Markdown(visible=False, elem_classes=["problem"], elem_id=f"{name}-problem")
+        self.tabs[name] = Wires(name, line)
+        return self.tabs[name]
+
+    def watch(
+        self, wires: Wires, name: str, sign: Callable[[], Hashable], show: Handler, outputs: Iterable[str]
+    ) -> None:
+        """Redraw `outputs` by `show` whenever `sign` gives something new while the part is seen."""
+        wires.handlers[name] = show
+        self.watchers.append(Watcher(wires, name, sign, show, tuple(outputs)))
+
+    def handler(self, path: str) -> Handler:
+        """A handler by "tab.name", to be called without a browser."""
+        tab, _, name = path.partition(".")
+        return self.tabs[tab].handlers[name]
+
+    def start_clock(self, blocks: gr.Blocks) -> None:
+        """Look once a second, and at once when the page is opened or another tab is chosen."""
+        seen, selected = gr.State({}), gr.State(next(iter(self._blocks)))
+        problems = [wires.problem for wires in self.tabs.values()]
+        shown = [watcher.wires.parts[part] for watcher in self.watchers for part in watcher.outputs]
+        options: dict[str, Any] = {
+            "inputs": [selected, seen],
+            "outputs": list(dict.fromkeys([seen, *problems, *shown])),
+            "show_progress": "hidden",
+            "api_visibility": "private",
+        }
+
+        def look(tab: str, signs: dict[str, Hashable]) -> dict[Any, Any]:
+            now = dict(signs)
+            updates: dict[Any, Any] = {}
+            for watcher in self.watchers:
+                if watcher.wires.tab in (FRAME, tab):
+                    key = f"{watcher.wires.tab}.{watcher.name}"
+                    now[key], changed = watcher.look(now.get(key))
+                    updates |= changed
+            return {seen: now if now != signs else gr.skip(), **updates}
+
+        gr.Timer(LOOK_EVERY_S).tick(look, trigger_mode="once", **options)
+        blocks.load(look, **options)
+        for name, block in self._blocks.items():
+            block.select(
+                lambda name=name: name, outputs=selected, api_visibility="private", show_progress="hidden"
+            ).then(look, **options)

@@ -1,0 +1,116 @@
+"""The Preprocess tab: songs become tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from acestep.core.errors import UserError
+from acestep.core.jobs import Job
+from acestep.settings import PreprocessSettings
+from acestep.ui.app import App
+from acestep.ui.controls import Controls, by_group
+from acestep.ui.folders import folder_field
+from acestep.ui.page import Page
+
+
+def build_preprocess(page: Page) -> None:
+    """Draw the tab and wire it."""
+    app = page.app
+    with page.tab("preprocess", "Preprocess") as wires:
+        gr.Markdown("Encode the labelled songs once; training then reads the tensors. Unchanged songs are not redone.")
+        folder_field(app, wires, "tensors", "Tensor folder", info="Made when it does not exist.")
+        controls = Controls(PreprocessSettings)
+        basic = [name for names in by_group(PreprocessSettings, "basic").values() for name in names]
+        with gr.Row():
+            controls.draw([*basic, "max_duration_s", "two_pass"], app.workspace.preprocess.model_dump())
+        with gr.Accordion("More settings", open=False), gr.Row():
+            rest = [name for name in PreprocessSettings.model_fields if name not in controls.knobs]
+            controls.draw(rest, app.workspace.preprocess.model_dump())
+        wires.add_controls(controls)
+        with gr.Row():
+            look = gr.Button("What is there to do?")
+            start = gr.Button("Encode the songs", variant="primary")
+        plan = gr.Markdown(elem_id="preprocess-plan")
+        report = gr.HTML(elem_id="preprocess-report")
+        wires.add(start=start, plan=plan, report=report)
+
+        settings = list(controls.knobs)
+        wires.on(look.click, "plan", lambda **shown: show_plan(app, controls, shown), ["tensors", *settings], ["plan"])
+        wires.on(
+            start.click, "start", lambda **shown: start_encoding(app, controls, shown), ["tensors", *settings], ["plan"]
+        )
+        page.watch(wires, "folder", lambda: app.workspace.tensors, lambda: {"tensors": tensor_folder(app)}, ["tensors"])
+        page.watch(wires, "report", lambda: report_sign(app), lambda: {"report": report_html(app)}, ["report"])
+
+
+def tensor_folder(app: App) -> str:
+    """The chosen tensor folder, or a proposal named after the dataset."""
+    name = app.dataset.settings.name if app.dataset else "tensors"
+    return app.workspace.tensors or str(app.datasets / f"{name}_tensors")
+
+
+def prepare(app: App, controls: Controls, shown: dict[str, Any]) -> tuple[PreprocessSettings, Path]:
+    """The settings on the page and the folder, checked and remembered."""
+    settings = PreprocessSettings.parse(controls.values(shown), "Preprocess")
+    folder = app.roots.resolve(shown["tensors"], "Tensor folder")
+    if app.dataset is None:
+        raise UserError("No songs are open.", fix="Choose a folder of songs in Dataset first.")
+    if not app.workspace.model:
+        raise UserError("No model is chosen.", fix="Choose one in Service first.")
+    app.choose(preprocess=settings, tensors=str(folder))
+    return settings, folder
+
+
+def show_plan(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, Any]:
+    """Say what would be encoded and what is there already, without encoding."""
+    from acestep.model.checkpoints import resolve_checkpoint
+    from acestep.preprocess.run import plan_preprocessing
+
+    settings, folder = prepare(app, controls, shown)
+    assert app.dataset is not None
+    plan = plan_preprocessing(app.dataset, resolve_checkpoint(app.workspace.model), folder, settings)
+    todo = plan.to_encode
+    seconds = sum(planned.song.duration_s for planned in todo)
+    text = f"{len(plan.songs) - len(todo)} songs are encoded already, {len(todo)} are to do ({seconds / 60:.1f} min)."
+    return {"plan": text}
+
+
+def start_encoding(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, Any]:
+    from acestep.model.checkpoints import resolve_checkpoint
+    from acestep.preprocess.run import preprocess
+
+    settings, folder = prepare(app, controls, shown)
+    dataset, checkpoint = app.dataset, resolve_checkpoint(app.workspace.model)
+    assert dataset is not None
+
+    def encode(job: Job) -> Any:
+        return preprocess(dataset, checkpoint, folder, settings, job)
+
+    app.background.start("preprocess", f"Encoding {dataset.settings.name}", encode, folder)
+    return {"plan": "Encoding; the line above the tabs shows how far it is. You may close this page."}
+
+
+def report_sign(app: App) -> Hashable:
+    work = app.background.current
+    return work and work.kind == "preprocess" and (work.started, work.state)
+
+
+def report_html(app: App) -> str:
+    """What the last encoding did, and the trouble with single songs."""
+    work = app.background.current
+    if work is None or work.kind != "preprocess" or work.running or work.result is None:
+        return ""
+    report = work.result
+    rows = {
+        "Songs": f"{report.encoded} encoded, {report.reused} unchanged, {report.failed} failed",
+        "Audio": f"{report.audio_s / 60:.1f} min",
+        "Size": f"{report.size_bytes / 1e6:.1f} MB in {report.folder}",
+    }
+    rows |= {problem.subject: f"{problem.severity}: {problem.message}" for problem in report.problems}
+    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows.items())
+    return f'<table class="facts">{cells}</table>'

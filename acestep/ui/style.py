@@ -1,0 +1,108 @@
+"""How the apps look: one theme of system fonts (nothing is fetched from elsewhere) and one style sheet."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+CODE_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+
+def theme() -> gr.themes.Base:
+    quiet_labels = {"background_fill": "none", "text_color": "*body_text_color", "padding": "0", "text_weight": "600"}
+    return gr.themes.Soft(
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        font=FONTS,
+        font_mono=CODE_FONTS,
+        spacing_size="sm",
+        radius_size="md",
+    ).set(
+        **{f"block_title_{part}": value for part, value in quiet_labels.items()},
+        block_title_text_color_dark="*body_text_color",
+        block_title_background_fill_dark="none",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        body_background_fill="*neutral_50",
+        block_shadow="none",
+        block_border_width="0px",
+        input_background_fill="white",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        checkbox_border_color="*neutral_400",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_secondary_border_color="*neutral_300",
+        button_border_width="1px",
+        button_large_text_weight="600",
+        button_large_padding="7px 16px",
+    )
+
+
+CSS = """
+.gradio-container { max-width: 1360px !important; margin: 0 auto !important; }
+h1 { font-size: 1.35rem; font-weight: 650; margin: .4rem 0 .2rem; }
+
+ol.way { display: flex; gap: .4rem; list-style: none; margin: .3rem 0; padding: 0; flex-wrap: wrap; }
+ol.way li { flex: 1 1 7.5rem; padding: .35rem .6rem; border-radius: 8px; min-height: 2.9rem; margin: 0;
+  border: 1px solid var(--border-color-primary); background: var(--background-fill-secondary); }
+ol.way li b { display: block; font-weight: 600; font-size: .86rem; }
+ol.way li span { font-size: .78rem; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+ol.way li.done { border-color: var(--primary-500); }
+ol.way li.done b::before { content: "\\2713\\00a0"; color: var(--primary-600); }
+ol.way li.here { background: var(--primary-50); border: 2px solid var(--primary-600); }
+.dark ol.way li.here { background: var(--primary-900); }
+ol.way li.ahead { opacity: .85; }
+p.next { margin: .1rem 0 .3rem; color: var(--body-text-color-subdued); }
+
+#work:not(:has(.work)) { display: none; }
+#work { position: sticky; top: 0; z-index: 20; }
+.work { padding: .5rem .8rem; border-radius: 8px; border: 1px solid var(--border-color-primary);
+  background: var(--background-fill-primary); overflow-wrap: anywhere; }
+.work b { margin-right: .6rem; }
+.work progress { width: 100%; height: .5rem; display: block; margin-top: .35rem; accent-color: var(--primary-600); }
+.work.failed { border-color: #dc2626; }
+.work.finished { border-color: var(--primary-500); }
+
+.block.problem, .problem.problem { border-left: 4px solid #dc2626; padding: .5rem .9rem !important; background: #fef2f2;
+  border-radius: 4px;  color: #7f1d1d; overflow-wrap: anywhere; }
+.dark .problem { background: #450a0a; color: #fecaca; }
+.problem * { color: inherit !important; border: 0; background: none; padding: 0; }
+.good { border-left: 4px solid var(--primary-500); padding: .4rem .9rem !important; overflow-wrap: anywhere; }
+.wrong input, .wrong textarea { border-color: #dc2626 !important; }
+.wrong span[data-testid="block-info"] + div, .wrong .info { color: #dc2626 !important; }
+
+figure.chart { margin: 0 0 .8rem; }
+figure.chart figcaption { font-weight: 600; display: flex; justify-content: space-between; flex-wrap: wrap; }
+figure.chart ul { list-style: none; display: flex; gap: .9rem; margin: 0; padding: 0; font-weight: 400;
+  font-size: .85rem; flex-wrap: wrap; }
+figure.chart li::before { content: ""; display: inline-block; width: 1rem; height: 3px; margin: 0 .35rem .2rem 0;
+  background: currentColor; }
+figure.chart svg { width: 100%; height: auto; }
+figure.chart text { font-size: 11px; fill: var(--body-text-color-subdued); }
+figure.chart .grid { stroke: var(--border-color-primary); stroke-width: 1; }
+figure.chart polyline { fill: none; stroke: currentColor; stroke-width: 2; vector-effect: non-scaling-stroke; }
+figure.chart circle { fill: currentColor; }
+figure.chart .raw { color: var(--neutral-400); stroke-width: 1; opacity: .65; }
+figure.chart .smooth { color: var(--primary-600); }
+figure.chart .validation { color: #d97706; }
+figure.chart .other0 { color: #2563eb; } figure.chart .other1 { color: #c026d3; }
+figure.chart .other2 { color: #ca8a04; } figure.chart .other3 { color: #dc2626; }
+figure.chart.empty p { color: var(--body-text-color-subdued); padding: 2rem 0; text-align: center; }
+
+table.facts { border-collapse: collapse; width: 100%; font-size: .9rem; }
+table.facts th { text-align: left; font-weight: 600; padding: .2rem .8rem .2rem 0; white-space: nowrap;
+  vertical-align: top; }
+table.facts td { padding: .2rem 0; overflow-wrap: anywhere; }
+.log textarea { font-family: var(--font-mono); font-size: .82rem; }
+:focus-visible { outline: 2px solid var(--primary-600); outline-offset: 2px; }
+
+@media (max-width: 640px) {
+  ol.way li { flex-basis: 40%; }
+  .gradio-container { padding: .4rem !important; }
+}
+"""

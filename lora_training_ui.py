@@ -1,0 +1,33 @@
+"""The trainer app: from a folder of songs to an adapter in the browser. start.sh starts it; this lines its tabs up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from acestep.ui.app import App
+from acestep.ui.header import build_header
+from acestep.ui.page import Page
+from acestep.ui.preprocess_tab import build_preprocess
+from acestep.ui.serving import ServeOptions, serve
+
+TITLE = "ACE-Step LoRA Trainer"
+
+
+def build(app: App) -> tuple[gr.Blocks, Page]:
+    """The whole page, not yet served."""
+    page = Page(app)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as blocks:
+        build_header(page, TITLE)
+        with gr.Tabs(elem_id="tabs"):
+            build_preprocess(page)
+        page.start_clock(blocks)
+    return blocks, page
+
+
+def run(options: ServeOptions, roots: tuple[Path, ...] = (), demo: bool = False) -> None:
+    """Serve the app for this folder until the user ends it. `demo` prepares the demo's songs and model first."""
+    app = App(Path(__file__).parent, roots)
+    blocks, _ = build(app)
+    serve(blocks, app, options, print)
