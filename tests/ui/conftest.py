@@ -1,0 +1,60 @@
+"""Pages in a real browser: an app in a folder of its own, served on a free port, seen by headless Chromium."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from acestep.ui.app import App
+from acestep.ui.serving import ServeOptions, open_server
+from lora_training_ui import build
+
+CHROMIUM = "/usr/bin/chromium"
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    """An app whose project folder is empty and whose allowed folders are that folder and the user's home."""
+    project = tmp_path / "project"
+    project.mkdir()
+    return App(project)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[[App], Page]]:
+    """Serves an app and opens its page; both end with the test. A script error on the page fails the test."""
+    ends: list[Callable[[], object]] = []
+    errors: list[str] = []
+
+    def open_it(app: App, width: int = 1280, height: int = 800) -> Page:
+        blocks, _ = build(app)
+        address = open_server(blocks, app, ServeOptions(port=free_port()))
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        ends.extend([page.close, blocks.close])
+        page.goto(address)
+        page.get_by_role("tab").first.wait_for()
+        return page
+
+    yield open_it
+    for end in ends:
+        end()
+    assert not errors, errors
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
