@@ -94,8 +94,10 @@ class _Axis:
     def __init__(self, values: list[float], logarithmic: bool, start: float, end: float) -> None:
         self._logarithmic = logarithmic
         low, high = self._scaled(min(values)), self._scaled(max(values))
-        if low == high:
-            low, high = low - 0.5, high + 0.5
+        size = max(abs(low), abs(high))
+        if high - low <= 1e-9 * size:  # one value only, as far as a picture can tell
+            margin = 0.05 * size or 0.5
+            low, high = low - margin, high + margin
         self._low, self._high, self._start, self._end = low, high, start, end
 
     def _scaled(self, value: float) -> float:

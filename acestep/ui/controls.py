@@ -125,7 +125,7 @@ def to_shown(knob: Knob, value: Any) -> Any:
         return "\n".join(f"{name}={item}" for name, item in value.items())
     if typing.get_origin(kind) is list:
         texts = typing.get_args(kind)[0] is str
-        return ("\n" if texts else ", ").join(item if texts else f"{item:g}" for item in value)
+        return ("\n" if texts else ", ").join(str(item) for item in value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -134,11 +134,8 @@ def from_shown(knob: Knob, shown: Any) -> Any:
     kind, optional = _kind(knob.annotation)
     if optional and shown in (None, "", "unset"):
         return None
-    if typing.get_origin(kind) is dict and isinstance(shown, str):
-        pairs = [line.partition("=") for line in shown.splitlines() if line.strip()]
-        return {name.strip(): item.strip() for name, _, item in pairs}
-    if typing.get_origin(kind) is list and isinstance(shown, str):
-        texts = typing.get_args(kind)[0] is str
+    if typing.get_origin(kind) in (list, dict) and isinstance(shown, str):  # a dict: its NAME=NUMBER lines
+        texts = typing.get_origin(kind) is dict or typing.get_args(kind)[0] is str
         parts = shown.splitlines() if texts else shown.split(",")
         return [part.strip() for part in parts if part.strip()]
     if typing.get_origin(kind) is tuple:

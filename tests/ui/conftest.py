@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pages import free_port
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from acestep.ui.app import App
@@ -52,9 +52,3 @@ def open_page(browser: Browser) -> Iterator[Callable[[App], Page]]:
     for end in ends:
         end()
     assert not errors, errors
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

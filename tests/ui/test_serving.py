@@ -1,0 +1,91 @@
+"""Who may use a served app, what it serves, and that opening it loads no model library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import free_port
+
+from acestep.core.errors import UserError
+from acestep.ui.app import App
+from acestep.ui.serving import AUTH_VARIABLE, ServeOptions, credentials, is_loopback, open_server
+from lora_training_ui import build
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.3.2.1"])
+def test_on_this_computer_no_password_is_needed(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(AUTH_VARIABLE, raising=False)
+    assert is_loopback(host) and credentials(ServeOptions(host=host)) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [ServeOptions(host="0.0.0.0"), ServeOptions(host="::"), ServeOptions(share=True), ServeOptions(host="me")],
+)
+def test_for_others_credentials_are_demanded(options: ServeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(AUTH_VARIABLE, raising=False)
+    with pytest.raises(UserError, match="without a password"):
+        credentials(options)
+    monkeypatch.setenv(AUTH_VARIABLE, "ann:secret:with:colons")
+    assert credentials(options) == ("ann", "secret:with:colons")
+
+
+@pytest.mark.parametrize("auth", ["ann", "ann:", ":secret", ":"])
+def test_half_credentials_are_refused_without_repeating_them(auth: str) -> None:
+    with pytest.raises(UserError, match="USER:PASSWORD") as caught:
+        credentials(ServeOptions(auth=auth))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.fixture
+def address(app: App) -> Iterator[str]:
+    blocks, _ = build(app)
+    yield open_server(blocks, app, ServeOptions(port=free_port()))
+    blocks.close()
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_only_the_output_folder_is_served(address: str, app: App) -> None:
+    app.output.mkdir()
+    (app.output / "preview.txt").write_text("a preview")
+    secret = app.project / "secret.txt"
+    secret.write_text("a secret")
+    assert status(f"{address}gradio_api/file={app.output}/preview.txt") == 200
+    for path in (secret, "/etc/passwd", f"{app.output}/../secret.txt", ROOT / "README.md", app.project / "x.json"):
+        for written in (str(path), urllib.parse.quote(str(path), safe="")):
+            assert status(f"{address}gradio_api/file={written}") in (403, 404), path
+
+
+def test_a_taken_port_is_said(address: str, app: App) -> None:
+    port = int(address.rstrip("/").rpartition(":")[2])
+    blocks, _ = build(app)
+    with pytest.raises(UserError, match="Choose another --port"):
+        open_server(blocks, app, ServeOptions(port=port))
+
+
+def test_an_idle_app_has_loaded_no_model_library() -> None:
+    code = (
+        "import sys; from pathlib import Path; from acestep.ui.app import App; from lora_training_ui import build\n"
+        "build(App(Path(sys.argv[1])))\n"
+        "print([name for name in ('torch', 'transformers', 'diffusers', 'librosa') if name in sys.modules])"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "tests")], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert child.stdout.strip() == "[]"
