@@ -2,6 +2,7 @@
 
 from acestep.settings.adapter import AdapterSettings
 from acestep.settings.base import Settings, fields_of, knob, load_settings, save_settings
+from acestep.settings.caption import CaptionSettings
 from acestep.settings.dataset import DatasetSettings
 from acestep.settings.generate import GenerateSettings
 from acestep.settings.preprocess import PreprocessSettings
@@ -18,6 +19,7 @@ from acestep.settings.train import (
 
 __all__ = [
     "AdapterSettings",
+    "CaptionSettings",
     "DatasetSettings",
     "GenerateSettings",
     "HardwareSettings",

@@ -1,0 +1,29 @@
+"""The backends there are, by name. The command line, both apps and the tests know them only from here."""
+
+from __future__ import annotations
+
+import importlib
+
+from acestep.captioning.contract import Backend, BackendFacts, Field
+from acestep.core.errors import UserError, did_you_mean
+
+BACKENDS: dict[str, str] = {}
+"""Name → "module:function without arguments" of each backend; imported when first asked for."""
+
+
+def backend(name: str) -> Backend:
+    """The backend of a name. Raises UserError for an unknown one."""
+    if name not in BACKENDS:
+        raise UserError(
+            f'There is no labelling backend "{name}".{did_you_mean(name, BACKENDS)}',
+            fix=f"Choose one of: {', '.join(BACKENDS)}.",
+        )
+    module, _, make = BACKENDS[name].partition(":")
+    made: Backend = getattr(importlib.import_module(module), make)()
+    return made
+
+
+def backends_giving(field: Field) -> list[BackendFacts]:
+    """The backends that can tell a field, in the order of the table."""
+    known = (backend(name).facts for name in BACKENDS)
+    return [facts for facts in known if field in facts.gives]
