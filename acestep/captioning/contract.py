@@ -27,7 +27,7 @@ Origin = Literal["analysis", "model", "service"]
 
 @dataclass(frozen=True)
 class Guess:
-    """One value as sidecars spell it, how sure the backend is (0 to 1, None where it cannot tell), and the runner-up."""
+    """One value as sidecars spell it, the backend's confidence (0 to 1, None where it has none), and the runner-up."""
 
     value: Any
     confidence: float | None = None

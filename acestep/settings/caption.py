@@ -24,7 +24,7 @@ class CaptionSettings(Settings):
     )
     fill: Fill = knob(
         "missing",
-        "What may be written: fields without a value, also those a machine wrote, or all; hand-made ones only with all.",
+        "What may be written: missing fields, also those a machine wrote, or all; hand-made ones only with all.",
         group="who",
         level="basic",
     )
