@@ -47,6 +47,16 @@ class Spec(BaseModel):
     def to_settings(self) -> dict[str, Any]:
         """The values of AdapterSettings nearest to this spec."""
 
+    @property
+    @abstractmethod
+    def needs_base(self) -> bool:
+        """Whether what the adapter adds to a weight depends on that weight."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int | None:
+        """Rank or dimension of its factors, or None for a family without."""
+
 
 class LoraSpec(Spec):
     """LoRA and DoRA, in the words of PEFT's adapter_config.json. Pattern keys are module names or their ends."""
@@ -92,6 +102,14 @@ class LoraSpec(Spec):
             "rank_pattern": dict(self.rank_pattern),
             "alpha_pattern": dict(self.alpha_pattern),
         }
+
+    @property
+    def needs_base(self) -> bool:
+        return self.use_dora
+
+    @property
+    def rank(self) -> int:
+        return self.r
 
     def rank_of(self, module: str) -> int:
         """Rank of a module, by its original name."""
@@ -151,6 +169,14 @@ class LokrSpec(Spec):
             "lokr_dropout": self.dropout,
         }
 
+    @property
+    def needs_base(self) -> bool:
+        return self.weight_decompose
+
+    @property
+    def rank(self) -> int:
+        return self.linear_dim
+
 
 class LohaSpec(Spec):
     """LoHa, in the words of Side-Step's `loha_config`."""
@@ -167,6 +193,14 @@ class LohaSpec(Spec):
 
     def to_settings(self) -> dict[str, Any]:
         return {"adapter": "loha", "loha_dim": self.linear_dim, "loha_alpha": self.linear_alpha}
+
+    @property
+    def needs_base(self) -> bool:
+        return self.weight_decompose
+
+    @property
+    def rank(self) -> int:
+        return self.linear_dim
 
 
 class OftSpec(Spec):
@@ -198,6 +232,14 @@ class OftSpec(Spec):
             "oft_constrained": self.coft,
             "oft_eps": self.eps,
         }
+
+    @property
+    def needs_base(self) -> bool:
+        return True
+
+    @property
+    def rank(self) -> None:
+        return None
 
 
 def _pattern_for(patterns: dict[str, Any], module: str) -> str:

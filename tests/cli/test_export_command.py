@@ -23,6 +23,7 @@ Make = Callable[[AdapterSettings], Path]
 LORA = AdapterSettings(rank=4, alpha=8, dropout=0)
 DORA = LORA.changed(dora=True)
 LOKR = AdapterSettings(adapter="lokr", lokr_factor=4, lokr_dim=2, lokr_alpha=6)
+OFT = AdapterSettings(adapter="oft", oft_block_size=8)
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def result(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[
         (LORA, ["comfyui", "diffusers", "peft"]),
         (DORA, ["comfyui", "peft"]),
         (LOKR, ["comfyui", "diffusers", "lycoris"]),
+        (OFT, ["comfyui", "peft"]),
     ],
 )
 def test_exports_are_made_and_checked(settings, formats, run, model, tmp_path, capsys):

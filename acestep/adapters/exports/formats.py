@@ -35,12 +35,14 @@ DoraRoute = Literal["diff", "refit"]
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 COMFYUI_PREFIX = "diffusion_model.decoder."
+_RANK_WITHOUT = 32
+"""What counts as the rank of an adapter that has none, when it is re-fitted."""
 _STORED = {"bf16": "BF16", "fp32": "F32"}
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export. `refit_rank` 0 takes twice the adapter's own rank."""
+    """How to export. `refit_rank` 0 takes twice the adapter's own rank, and 64 for OFT, which has none."""
 
     dtype: SaveDtype = "bf16"
     dora: DoraRoute = "diff"
@@ -187,9 +189,9 @@ def _own_format(
 
 def _comfyui(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content:
     content = _Content({}, {}, set(), [], _metadata(adapter, options))
-    if adapter.needs_base and options.dora == "refit":
+    if adapter.spec.needs_base and options.dora == "refit":
         _add_refit(content, adapter, options, job, _comfyui_low_rank)
-    elif adapter.needs_base:
+    elif adapter.spec.needs_base:
         adapter.require_base("ComfyUI needs the full difference of every module")
         for module in adapter.modules:
             _add_difference(content, adapter, module)
@@ -267,11 +269,11 @@ def kronecker_scale(spec: Any, own: dict[str, Tensor]) -> float:
 
 def _diffusers(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content:
     content = _Content({}, {}, set(), [], _metadata(adapter, options))
-    if adapter.needs_base and options.dora == "refit":
+    if adapter.spec.needs_base and options.dora == "refit":
         _add_refit(content, adapter, options, job, _diffusers_low_rank)
-    elif adapter.learns_lengths:
+    elif adapter.spec.needs_base:
         raise UserError(
-            f"diffusers does not apply {_kind(adapter)}: it would leave the learned lengths out.",
+            f"diffusers does not apply {_kind(adapter)}.",
             fix="Re-fit it to a plain LoRA with --dora refit, or merge it into the model with acestep merge.",
         )
     elif adapter.source.kind == "lora":
@@ -317,7 +319,7 @@ def _add_refit(
         for module in adapter.modules:
             job.check_stop()
             delta = adapter.delta(module)
-            rank = options.refit_rank or 2 * getattr(adapter.spec, "r", getattr(adapter.spec, "linear_dim", 32))
+            rank = options.refit_rank or 2 * (adapter.spec.rank or _RANK_WITHOUT)
             down, up = refit(delta.reshape(delta.shape[0], -1), rank)
             error.add(module_to_original(module), delta, up @ down)
             add(content, module, down, up, float(down.shape[0]))
@@ -336,7 +338,7 @@ def _metadata(adapter: OpenAdapter, options: ExportOptions) -> dict[str, str]:
         "format": "pt",
         "software": f"acestep-lora-trainer {__version__}",
         "adapter": _kind(adapter),
-        "rank": str(getattr(spec, "r", getattr(spec, "linear_dim", ""))),
+        "rank": str(spec.rank or ""),
         "trigger_word": adapter.source.tag.word,
         "tag_position": adapter.source.tag.position if adapter.source.tag.word else "",
         "model": options.model_name,
