@@ -128,6 +128,15 @@ def test_refusals_are_sentences(run, tmp_path, capsys, monkeypatch):
     assert main(["export", str(adapter), "--to", "kohya", "--out", "x"]) == 2
 
 
+def test_strengths_are_refused_before_anything_is_played(run, model, tmp_path, capsys):
+    play = ("generate", "--model", model, "--adapter", run(OFT), "--out", tmp_path / "a.wav", "--strength")
+    code, error = result(capsys, *play, "1", "0.5")
+    assert code == 1 and "strength 1 or 0, not 0.5" in error["error"]
+    code, error = result(capsys, *play)
+    assert code == 1 and "--strength" in error["fix"]
+    assert not list(tmp_path.glob("*.wav"))
+
+
 def test_a_merged_model_is_a_model(run, model, demo_checkpoint, tmp_path, capsys):
     adapter = run(LORA)
     code, report = result(capsys, "merge", adapter, "--model", model, "--out", tmp_path / "merged", "--strength", "0.5")
