@@ -12,7 +12,7 @@ from acestep.adapters.families import FAMILIES
 from acestep.adapters.lycoris_format import KINDS, config_file, lycoris_kind, read_lycoris, weights_file
 from acestep.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, read_peft
 from acestep.adapters.source import AdapterSource, TriggerTag, read_header
-from acestep.adapters.specs import LohaSpec, LokrSpec, LoraSpec, OftSpec, Spec
+from acestep.adapters.specs import Spec
 from acestep.adapters.targets import target_names
 from acestep.core.errors import UserError
 from acestep.core.paths import atomic_folder, disk_errors, existing_file, write_json
@@ -46,19 +46,7 @@ class AdapterInfo:
     def summary(self) -> str:
         """One line for lists."""
         tag = f', trigger word "{self.trigger.word}"' if self.trigger.word else ""
-        if isinstance(self.spec, LoraSpec):
-            kind = "DoRA" if self.spec.use_dora else "LoRA"
-            size = f"{kind}, rank {self.spec.r}, alpha {self.spec.lora_alpha:g}"
-        elif isinstance(self.spec, LokrSpec):
-            size = f"LoKr, factor {self.spec.factor}, dimension {self.spec.linear_dim}"
-        elif isinstance(self.spec, LohaSpec):
-            size = f"LoHa, dimension {self.spec.linear_dim}, alpha {self.spec.linear_alpha:g}"
-        elif isinstance(self.spec, OftSpec):
-            blocks = f"block size {self.spec.oft_block_size}" if self.spec.oft_block_size else f"{self.spec.r} blocks"
-            size = f"{'COFT' if self.spec.coft else 'OFT'}, {blocks}"
-        else:
-            size = self.kind
-        return f"{size}, {self.parameters:,} parameters{tag}"
+        return f"{self.spec.summary}, {self.parameters:,} parameters{tag}"
 
 
 def find_adapter(path: str | Path) -> AdapterSource:

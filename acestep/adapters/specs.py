@@ -49,6 +49,11 @@ class Spec(BaseModel):
 
     @property
     @abstractmethod
+    def summary(self) -> str:
+        """Kind and size in a few words."""
+
+    @property
+    @abstractmethod
     def needs_base(self) -> bool:
         """Whether what the adapter adds to a weight depends on that weight."""
 
@@ -104,6 +109,10 @@ class LoraSpec(Spec):
         }
 
     @property
+    def summary(self) -> str:
+        return f"{'DoRA' if self.use_dora else 'LoRA'}, rank {self.r}, alpha {self.lora_alpha:g}"
+
+    @property
     def needs_base(self) -> bool:
         return self.use_dora
 
@@ -125,18 +134,30 @@ class LoraSpec(Spec):
         return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-class LokrSpec(Spec):
-    """LoKr, in the words of the `lokr_config` that the official app reads."""
+class LycorisSpec(Spec):
+    """What LyCORIS' families have in common. The fields are named as its modules' arguments."""
 
     linear_dim: Rank
     linear_alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    use_tucker: bool = False
+    weight_decompose: bool = False
+    rs_lora: bool = False
+
+    @property
+    def needs_base(self) -> bool:
+        return self.weight_decompose
+
+    @property
+    def rank(self) -> int:
+        return self.linear_dim
+
+
+class LokrSpec(LycorisSpec):
+    """LoKr, in the words of the `lokr_config` that the official app reads."""
+
     factor: Annotated[int, Field(ge=-1)] = -1
     decompose_both: bool = False
-    use_tucker: bool = False
-    use_scalar: bool = False
-    weight_decompose: bool = False
     full_matrix: bool = False
-    rs_lora: bool = False
     unbalanced_factorization: bool = False
     dropout: Share = 0.0
 
@@ -170,22 +191,12 @@ class LokrSpec(Spec):
         }
 
     @property
-    def needs_base(self) -> bool:
-        return self.weight_decompose
-
-    @property
-    def rank(self) -> int:
-        return self.linear_dim
+    def summary(self) -> str:
+        return f"LoKr, factor {self.factor}, dimension {self.linear_dim}"
 
 
-class LohaSpec(Spec):
+class LohaSpec(LycorisSpec):
     """LoHa, in the words of Side-Step's `loha_config`."""
-
-    linear_dim: Rank
-    linear_alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    use_tucker: bool = False
-    weight_decompose: bool = False
-    rs_lora: bool = False
 
     @classmethod
     def from_settings(cls, settings: AdapterSettings) -> Self:
@@ -195,12 +206,8 @@ class LohaSpec(Spec):
         return {"adapter": "loha", "loha_dim": self.linear_dim, "loha_alpha": self.linear_alpha}
 
     @property
-    def needs_base(self) -> bool:
-        return self.weight_decompose
-
-    @property
-    def rank(self) -> int:
-        return self.linear_dim
+    def summary(self) -> str:
+        return f"LoHa, dimension {self.linear_dim}, alpha {self.linear_alpha:g}"
 
 
 class OftSpec(Spec):
@@ -232,6 +239,11 @@ class OftSpec(Spec):
             "oft_constrained": self.coft,
             "oft_eps": self.eps,
         }
+
+    @property
+    def summary(self) -> str:
+        blocks = f"block size {self.oft_block_size}" if self.oft_block_size else f"{self.r} blocks"
+        return f"{'COFT' if self.coft else 'OFT'}, {blocks}"
 
     @property
     def needs_base(self) -> bool:
