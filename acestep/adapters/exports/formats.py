@@ -20,14 +20,15 @@ from torch import Tensor
 from acestep import __version__
 from acestep.adapters.exports.diffusers_lokr import lokr_entries
 from acestep.adapters.exports.opened import OpenAdapter
-from acestep.adapters.exports.placing import Entry, place_file, place_folder, write_safetensors
+from acestep.adapters.exports.placing import place_file, place_folder
 from acestep.adapters.exports.refit import RefitError, refit
 from acestep.adapters.families import FAMILIES
-from acestep.adapters.files import SaveDtype, write_adapter_files
+from acestep.adapters.files import STORED, SaveDtype, write_adapter_files
 from acestep.adapters.peft_format import CONFIG_FILE
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.model.names import module_to_original
+from acestep.model.weights import Entry, write_safetensors
 
 Format = Literal["comfyui", "peft", "diffusers", "lycoris"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -37,7 +38,6 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 COMFYUI_PREFIX = "diffusion_model.decoder."
 _RANK_WITHOUT = 32
 """What counts as the rank of an adapter that has none, when it is re-fitted."""
-_STORED = {"bf16": "BF16", "fp32": "F32"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _write(content: _Content, path: Path, dtype: SaveDtype, job: Job) -> None:
 
     types = {"F32": torch.float32, "BF16": torch.bfloat16}
     entries = [
-        Entry(name, "F32" if name in content.exact else _STORED[dtype], shape) for name, shape in content.shapes.items()
+        Entry(name, "F32" if name in content.exact else STORED[dtype], shape) for name, shape in content.shapes.items()
     ]
     with job.stage("writing", len(entries), "tensors") as stage:
 
