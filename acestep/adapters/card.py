@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from acestep.adapters.files import read_adapter_info
+from acestep.adapters.files import AdapterInfo, read_adapter_info
 from acestep.adapters.source import TriggerTag
 from acestep.core.paths import write_text
 
@@ -66,7 +66,7 @@ def card_text(adapter: Path, facts: CardFacts) -> str:
         _trigger(info.trigger),
         _training(facts),
         _curve(facts.validations),
-        _loading(info.kind, info.weights.name, info.trigger),
+        _loading(info),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -117,27 +117,26 @@ def _thinned(validations: Sequence[tuple[int, float]], best: int) -> list[tuple[
     return [pair for index, pair in enumerate(validations) if index in kept or pair[0] == best]
 
 
-def _loading(kind: str, weights: str, trigger: TriggerTag) -> str:
+def _loading(info: AdapterInfo) -> str:
     merged = "it does not read this kind; `acestep merge ADAPTER --model MODEL --out FOLDER` makes a whole model of it."
-    official = {
-        "lokr": f"give it `{weights}` (LoKr) as the LoRA path.",
-        "loha": merged,
-    }.get(kind, "give it this folder as the LoRA path.")
-    lora_or_lokr = (
-        "`pipe.load_lora_weights(FOLDER)` with a folder made by `acestep export ADAPTER --to diffusers --out FOLDER`."
-        if kind == "lora"
-        else '`pipe.transformer.load_lora_adapter(FOLDER, weight_name="pytorch_lora_weights.safetensors")` with a '
-        "folder made by `acestep export ADAPTER --to diffusers --out FOLDER`."
+    place = f"`{info.weights.name}` (LoKr)" if info.kind == "lokr" else "this folder"
+    official = merged if info.kind == "loha" else f'give it {place} as the LoRA path. Switch "thinking" off to hear it.'
+    model = " --model MODEL" if info.spec.needs_base else ""
+    load = (
+        '`pipe.transformer.load_lora_adapter(FOLDER, weight_name="pytorch_lora_weights.safetensors")`'
+        if info.kind == "lokr"
+        else "`pipe.load_lora_weights(FOLDER)`"
     )
-    diffusers = merged if kind in ("loha", "oft") else f"{lora_or_lokr} Newer than 0.41."
-    official += "" if official == merged else ' Switch "thinking" off to hear the adapter.'
-    hint = f" and write `{_plain(trigger.word)}` into the tags" if trigger.word else ""
+    refit = f" --dora refit{model}" if model else ""
+    made = f"a folder made by `acestep export ADAPTER --to diffusers{refit} --out FOLDER`"
+    diffusers = merged if info.kind in ("loha", "oft") else f"{load} with {made}. Newer than 0.41."
+    hint = f" and write `{_plain(info.trigger.word)}` into the tags" if info.trigger.word else ""
     return "\n".join(
         [
             "## Loading",
             "",
             f"- ACE-Step app: {official}",
-            "- ComfyUI: `acestep export ADAPTER --to comfyui --out NAME.safetensors`, put the file into "
+            f"- ComfyUI: `acestep export ADAPTER --to comfyui{model} --out NAME.safetensors`, put the file into "
             f"`models/loras`, load it with the node Load LoRA{hint}. Loaded without that, a LoRA plays at the wrong "
             "strength there.",
             f"- diffusers: {diffusers}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from acestep.adapters.families import FAMILIES
 from acestep.adapters.lycoris_format import KINDS, config_file, lycoris_kind, read_lycoris, weights_file
 from acestep.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, read_peft
 from acestep.adapters.source import AdapterSource, TriggerTag, read_header
-from acestep.adapters.specs import LohaSpec, LokrSpec, LoraSpec, OftSpec, Spec
+from acestep.adapters.specs import Spec
 from acestep.adapters.targets import target_names
 from acestep.core.errors import UserError
-from acestep.core.paths import atomic_folder, disk_errors, existing_file, write_json
+from acestep.core.paths import atomic_folder, existing_file, write_json
+from acestep.model.weights import Entry, write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from acestep.adapters.base import Adapter
 
 SaveDtype = Literal["fp32", "bf16"]
+STORED: dict[SaveDtype, str] = {"bf16": "BF16", "fp32": "F32"}
+"""What safetensors calls the types that adapters are stored in."""
 
 _PICKLES = ("adapter_model.bin", "lora_weights.pt", "lokr_weights.pt", "loha_weights.pt")
 
@@ -46,19 +48,7 @@ class AdapterInfo:
     def summary(self) -> str:
         """One line for lists."""
         tag = f', trigger word "{self.trigger.word}"' if self.trigger.word else ""
-        if isinstance(self.spec, LoraSpec):
-            kind = "DoRA" if self.spec.use_dora else "LoRA"
-            size = f"{kind}, rank {self.spec.r}, alpha {self.spec.lora_alpha:g}"
-        elif isinstance(self.spec, LokrSpec):
-            size = f"LoKr, factor {self.spec.factor}, dimension {self.spec.linear_dim}"
-        elif isinstance(self.spec, LohaSpec):
-            size = f"LoHa, dimension {self.spec.linear_dim}, alpha {self.spec.linear_alpha:g}"
-        elif isinstance(self.spec, OftSpec):
-            blocks = f"block size {self.spec.oft_block_size}" if self.spec.oft_block_size else f"{self.spec.r} blocks"
-            size = f"{'COFT' if self.spec.coft else 'OFT'}, {blocks}"
-        else:
-            size = self.kind
-        return f"{size}, {self.parameters:,} parameters{tag}"
+        return f"{self.spec.summary}, {self.parameters:,} parameters{tag}"
 
 
 def find_adapter(path: str | Path) -> AdapterSource:
@@ -183,38 +173,23 @@ def write_adapter_files(
     Raises a UserError, and writes nothing, when the adapter holds NaN or infinity.
     """
     import torch
-    from safetensors.torch import save
 
     from acestep.adapters.base import refuse_unusable
 
     family = FAMILIES[adapter.kind]
     own = adapter.tensors()
     refuse_unusable(own, "The adapter cannot be saved")
-    target = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     # alpha and the like stay fp32: bf16 has but eight binary digits
-    keep = adapter.constants()
-    tensors = {
-        name: tensor.to(device="cpu", dtype=torch.float32 if name in keep else target).contiguous()
-        for name, tensor in own.items()
-    }
+    types = dict.fromkeys(own, STORED[dtype]) | dict.fromkeys(adapter.constants(), "F32")
+    entries = [Entry(name, types[name], tuple(tensor.shape)) for name, tensor in own.items()]
     targets = target_names(adapter.module_names, adapter.transformer)
     metadata = family.metadata(adapter.spec, targets, adapter.module_names)
-    with disk_errors(folder):
-        (folder / family.weights_file).write_bytes(_in_fixed_order(save(tensors, metadata=metadata)))
+
+    def data(entry: Entry) -> Tensor:
+        return own[entry.name].to(device="cpu", dtype=torch.float32 if entry.dtype == "F32" else torch.bfloat16)
+
+    write_safetensors(folder / family.weights_file, entries, data, metadata)
     write_json(folder / family.config_file, family.config(adapter.spec, targets, tag or TriggerTag()))
-
-
-def _in_fixed_order(file: bytes) -> bytes:
-    """A safetensors file with its metadata sorted: the library writes it in an order that changes from run to run.
-
-    The file is the length of its header (8 bytes), the header as JSON, and the data, whose places count from there.
-    """
-    length = int.from_bytes(file[:8], "little")
-    header = json.loads(file[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the data begins at a multiple of eight
-    return len(text).to_bytes(8, "little") + text + file[8 + length :]
 
 
 def save_adapter(

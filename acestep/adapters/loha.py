@@ -7,10 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lycoris.modules.loha import LohaModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from acestep.adapters.lycoris_adapter import LycorisAdapter
-from acestep.adapters.lycoris_format import lycoris_name
 from acestep.adapters.specs import LohaSpec
 
 
@@ -66,17 +65,4 @@ class LohaAdapter(LycorisAdapter):
     kind = "loha"
     name = "LoHa"
     spec: LohaSpec
-
-    def _module_for(self, name: str, layer: nn.Module) -> HadamardModule:
-        spec = self.spec
-        return HadamardModule(
-            lycoris_name(name),
-            layer,
-            lora_dim=spec.linear_dim,
-            alpha=spec.linear_alpha,
-            use_tucker=spec.use_tucker,
-            weight_decompose=spec.weight_decompose,
-            rs_lora=spec.rs_lora,
-            # a trained row length needs the whole weight; everything else works on the activations
-            bypass_mode=not spec.weight_decompose,
-        )
+    module_class = HadamardModule

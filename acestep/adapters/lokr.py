@@ -7,10 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lycoris.modules.lokr import LokrModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from acestep.adapters.lycoris_adapter import LycorisAdapter
-from acestep.adapters.lycoris_format import lycoris_name
 from acestep.adapters.specs import LokrSpec
 
 
@@ -22,11 +21,15 @@ class KroneckerModule(LokrModule):
     are large matrix products when the group axis stands in front, and the order with fewer multiplications is taken.
     """
 
-    def plan(self) -> None:
-        """Choose the cheaper order for this layer's sizes. Multiplications are counted for one token."""
+    def __init__(self, *args: Any, dropout: float = 0.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.dropout = dropout  # not passed on: LyCORIS would print that it ignores it
         self.is_linear = self.module_type == "linear"
-        if not self.is_linear:
-            return
+        if self.is_linear:
+            self._plan()
+
+    def _plan(self) -> None:
+        """Choose the cheaper order for this layer's sizes. Multiplications are counted for one token."""
         w1_shape = self.lokr_w1.shape if self.use_w1 else (self.lokr_w1_a.shape[0], self.lokr_w1_b.shape[1])
         w2_shape = self.lokr_w2.shape if self.use_w2 else (self.lokr_w2_a.shape[0], self.lokr_w2_b.shape[1])
         self.out_groups, self.in_groups = w1_shape  # a, c
@@ -89,27 +92,7 @@ class LokrAdapter(LycorisAdapter):
     kind = "lokr"
     name = "LoKr"
     spec: LokrSpec
-
-    def _module_for(self, name: str, layer: nn.Module) -> KroneckerModule:
-        spec = self.spec
-        module = KroneckerModule(
-            lycoris_name(name),
-            layer,
-            lora_dim=spec.linear_dim,
-            alpha=spec.linear_alpha,
-            use_tucker=spec.use_tucker,
-            decompose_both=spec.decompose_both,
-            factor=spec.factor,
-            weight_decompose=spec.weight_decompose,
-            full_matrix=spec.full_matrix,
-            rs_lora=spec.rs_lora,
-            unbalanced_factorization=spec.unbalanced_factorization,
-            # a trained row length needs the whole weight; everything else works on the activations
-            bypass_mode=not spec.weight_decompose,
-        )
-        module.dropout = spec.dropout  # not given above: LyCORIS would print that it ignores it
-        module.plan()
-        return module
+    module_class = KroneckerModule
 
     def _notes(self) -> tuple[str, ...]:
         whole = sum(module.stores_second_factor_whole() for module in self._modules.values())

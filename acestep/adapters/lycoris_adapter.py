@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lycoris.logging import logger as lycoris_logger
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from acestep.adapters.base import Adapter
 from acestep.adapters.lycoris_format import lycoris_name
-from acestep.adapters.specs import Spec
+from acestep.adapters.specs import LycorisSpec
 from acestep.adapters.targets import assert_wrapped
 from acestep.settings import AdapterSettings
 
@@ -29,11 +28,16 @@ def trainable_weights(module: Any) -> Iterator[tuple[str, nn.Parameter]]:
 class LycorisAdapter(Adapter):
     """An adapter whose layers are LyCORIS modules, made one by one: its presets would be shared by all networks."""
 
-    def __init__(self, transformer: nn.Module, modules: Sequence[str], spec: Spec, settings: AdapterSettings) -> None:
+    spec: LycorisSpec
+    module_class: ClassVar[type[nn.Module]]
+
+    def __init__(
+        self, transformer: nn.Module, modules: Sequence[str], spec: LycorisSpec, settings: AdapterSettings
+    ) -> None:
         super().__init__(transformer, modules, spec, settings)
         layers = dict(transformer.named_modules())
         with _quiet_lycoris():
-            self._modules = {name: self._placed(name, layers[name]) for name in self.module_names}
+            self._modules = {name: self._made(name, layers[name]) for name in self.module_names}
         # Held outside the transformer, as LyCORIS does: the transformer's own weights stay a plain list.
         self.holder = nn.ModuleDict({lycoris_name(name): module for name, module in self._modules.items()})
         for module in self._modules.values():
@@ -42,13 +46,20 @@ class LycorisAdapter(Adapter):
         assert_wrapped(self.module_names, (name for name, m in layers.items() if hasattr(m, "_lycoris_wrappers")))
         self.notes = self._notes()
 
-    def _placed(self, name: str, layer: nn.Module) -> Any:
-        # LyCORIS makes its weights on the CPU, in the type of its own choice
-        return self._module_for(name, layer).to(device=layer.weight.device, dtype=torch.float32)
-
-    @abstractmethod
-    def _module_for(self, name: str, layer: nn.Module) -> Any:
+    def _made(self, name: str, layer: nn.Module) -> Any:
         """LyCORIS' module for a layer, not yet applied to it."""
+        options = self.spec.model_dump(exclude={"linear_dim", "linear_alpha"})
+        module = self.module_class(
+            lycoris_name(name),
+            layer,
+            lora_dim=self.spec.linear_dim,
+            alpha=self.spec.linear_alpha,
+            # a trained row length needs the whole weight; everything else works on the activations
+            bypass_mode=not self.spec.weight_decompose,
+            **options,
+        )
+        # LyCORIS makes its weights on the CPU, in the type of its own choice
+        return module.to(device=layer.weight.device, dtype=torch.float32)
 
     def _notes(self) -> tuple[str, ...]:
         return ()

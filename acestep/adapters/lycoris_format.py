@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.adapters.source import AdapterSource, Header, TriggerTag, clean_keys, read_header, text_list
-from acestep.adapters.specs import LohaSpec, LokrSpec, Spec, whole_number
+from acestep.adapters.specs import LohaSpec, LokrSpec, LycorisSpec, whole_number
 from acestep.adapters.targets import ATTENTION_BLOCKS, modules_named, wrappable_modules
 from acestep.core.errors import UserError
 from acestep.core.paths import read_json
@@ -18,7 +18,7 @@ from acestep.model.names import module_to_original
 if TYPE_CHECKING:
     from torch import nn
 
-_SPECS: dict[str, type[Spec]] = {"lokr": LokrSpec, "loha": LohaSpec}
+_SPECS: dict[str, type[LycorisSpec]] = {"lokr": LokrSpec, "loha": LohaSpec}
 KINDS = tuple(_SPECS)
 _PREFIX = "lycoris_"
 
@@ -45,62 +45,44 @@ def lycoris_name(module: str) -> str:
 
 def lokr_config(spec: LokrSpec, targets: Sequence[str], tag: TriggerTag) -> dict[str, Any]:
     """lokr_config.json: what people read, with the trigger word."""
-    return {
-        "adapter_type": "lokr",
-        "algo": "lokr",
-        "linear_dim": spec.linear_dim,
-        "linear_alpha": whole_number(spec.linear_alpha),
+    return _for_people("lokr", spec, targets, tag) | {
         "factor": spec.factor,
         "decompose_both": spec.decompose_both,
         "use_tucker": spec.use_tucker,
         "dropout": spec.dropout,
+    }
+
+
+def loha_config(spec: LohaSpec, targets: Sequence[str], tag: TriggerTag) -> dict[str, Any]:
+    """loha_config.json: what people read, with the trigger word."""
+    return _for_people("loha", spec, targets, tag)
+
+
+def _for_people(kind: str, spec: LycorisSpec, targets: Sequence[str], tag: TriggerTag) -> dict[str, Any]:
+    return {
+        "adapter_type": kind,
+        "algo": kind,
+        "linear_dim": spec.linear_dim,
+        "linear_alpha": whole_number(spec.linear_alpha),
         "target_modules": list(targets),
     } | tag.to_config()
 
 
 def lokr_metadata(spec: LokrSpec, targets: Sequence[str], modules: Sequence[str]) -> dict[str, str]:
     """The metadata the official app rebuilds the network from. `modules` are the wrapped ones, diffusers names."""
-    config = {
-        "linear_dim": spec.linear_dim,
-        "linear_alpha": whole_number(spec.linear_alpha),
+    own = {
         "factor": spec.factor,
         "decompose_both": spec.decompose_both,
-        "use_tucker": spec.use_tucker,
-        "use_scalar": False,  # a learned scalar is multiplied into the first factor when it is stored
-        "weight_decompose": spec.weight_decompose,
-        "target_modules": list(targets),
         "full_matrix": spec.full_matrix,
         "bypass_mode": False,
-        "rs_lora": spec.rs_lora,
         "unbalanced_factorization": spec.unbalanced_factorization,
     }
-    return _metadata("lokr", config | _blocks(modules))
-
-
-def loha_config(spec: LohaSpec, targets: Sequence[str], tag: TriggerTag) -> dict[str, Any]:
-    """loha_config.json: what people read, with the trigger word."""
-    return {
-        "adapter_type": "loha",
-        "algo": "loha",
-        "linear_dim": spec.linear_dim,
-        "linear_alpha": whole_number(spec.linear_alpha),
-        "target_modules": list(targets),
-    } | tag.to_config()
+    return _metadata("lokr", spec, own, targets, modules)
 
 
 def loha_metadata(spec: LohaSpec, targets: Sequence[str], modules: Sequence[str]) -> dict[str, str]:
     """The metadata Side-Step writes: LoHa has no factor, which it states all the same."""
-    config = {
-        "linear_dim": spec.linear_dim,
-        "linear_alpha": whole_number(spec.linear_alpha),
-        "factor": -1,
-        "use_tucker": spec.use_tucker,
-        "use_scalar": False,  # as for LoKr
-        "weight_decompose": spec.weight_decompose,
-        "target_modules": list(targets),
-        "rs_lora": spec.rs_lora,
-    }
-    return _metadata("loha", config | _blocks(modules))
+    return _metadata("loha", spec, {"factor": -1}, targets, modules)
 
 
 def _blocks(modules: Sequence[str]) -> dict[str, Any]:
@@ -112,7 +94,20 @@ def _blocks(modules: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _metadata(kind: str, config: dict[str, Any]) -> dict[str, str]:
+def _metadata(
+    kind: str, spec: LycorisSpec, own: dict[str, Any], targets: Sequence[str], modules: Sequence[str]
+) -> dict[str, str]:
+    config = {
+        "linear_dim": spec.linear_dim,
+        "linear_alpha": whole_number(spec.linear_alpha),
+        "use_tucker": spec.use_tucker,
+        "use_scalar": False,  # a learned scalar is multiplied into the first factor when it is stored
+        "weight_decompose": spec.weight_decompose,
+        "rs_lora": spec.rs_lora,
+        "target_modules": list(targets),
+        **own,
+        **_blocks(modules),
+    }
     return {"adapter_type": kind, "algo": kind, "format": "lycoris", config_key(kind): json.dumps(config)}
 
 
@@ -157,7 +152,7 @@ def lycoris_modules(source: AdapterSource, transformer: nn.Module) -> list[str]:
     in_file = {name.partition(".")[0] for name in source.keys}
     found = {name for name in known if lycoris_name(name) in in_file}
     targets = source.targets or ()
-    if any(_layer_of(target) for target in targets):
+    if any(re.match(r"layers\.\d+\.", target) for target in targets):
         return [name for name in known if name in found | set(modules_named(targets, transformer))]
     kinds = {_without_layer(name) for name in found}
     for target in targets:
@@ -169,11 +164,6 @@ def lycoris_modules(source: AdapterSource, transformer: nn.Module) -> list[str]:
 def _is_meant(module: str, source: AdapterSource) -> bool:
     blocks = ATTENTION_BLOCKS.get(source.attention or "both", ())
     return "_attn." not in module or any(f".{block}." in module for block in blocks)
-
-
-def _layer_of(name: str) -> str:
-    match = re.match(r"layers\.(\d+)\.", name)
-    return match[1] if match else ""
 
 
 def _without_layer(name: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from peft import OFTConfig
@@ -12,16 +12,12 @@ from peft.tuners.oft import OFTModel
 from peft.tuners.oft.layer import OFTLayer, OFTRotationModule
 from torch import Tensor, nn
 
-from acestep.adapters.base import Adapter
+from acestep.adapters.peft_adapter import SLOT, PeftAdapter
 from acestep.adapters.peft_format import peft_key
 from acestep.adapters.specs import OftSpec
-from acestep.adapters.targets import assert_wrapped
 from acestep.core.errors import UserError
 from acestep.model.names import module_to_original
 from acestep.settings import AdapterSettings
-
-_SLOT = "default"
-"""Name under which PEFT keeps the one adapter."""
 
 
 class Rotation(OFTRotationModule):
@@ -55,39 +51,29 @@ class Rotation(OFTRotationModule):
             return rotation - torch.eye(self.block_size, device=weight.device, dtype=weight.dtype)
 
 
-class OftAdapter(Adapter):
+class OftAdapter(PeftAdapter):
     """y = W R x, where R turns blocks of the inputs: R = (I + Q)(I - Q)⁻¹ with Q skew, as a short series of Q."""
 
     kind = "oft"
     name = "OFT"
     spec: OftSpec
+    tuner_class = OFTModel
+    layer_class = OFTLayer
 
     def __init__(
         self, transformer: nn.Module, modules: Sequence[str], spec: OftSpec, settings: AdapterSettings
     ) -> None:
-        super().__init__(transformer, modules, spec, settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on block sizes that do not divide a width: `notes` says it once
-            self._tuner = OFTModel(transformer, self._peft_config(), _SLOT)
-        layers = {name: module for name, module in transformer.named_modules() if isinstance(module, OFTLayer)}
-        self._mark_attached()
-        assert_wrapped(self.module_names, layers)
-        self._layers = {name: layers[name] for name in self.module_names}
+            super().__init__(transformer, modules, spec, settings)
         for layer in self._layers.values():
-            layer.oft_R[_SLOT] = self._rotation(layer.oft_R[_SLOT])
+            layer.oft_R[SLOT] = self._rotation(layer.oft_R[SLOT])
             layer.cast_input_dtype_enabled = False
         self.train(transformer.training)
         self.notes = self._notes()
 
-    def _peft_config(self) -> OFTConfig:
-        return OFTConfig(
-            **self.spec.model_dump(),
-            bias="none",
-            # PEFT's wrapper for a task would send the model arguments it does not have
-            task_type=None,
-            # an expression for exactly these names: a list would match by their ends
-            target_modules="|".join(re.escape(name) for name in self.module_names),
-        )
+    def _config(self, **common: Any) -> OFTConfig:
+        return OFTConfig(**self.spec.model_dump(), **common)
 
     def _rotation(self, made: OFTRotationModule) -> Rotation:
         weight = made.weight
@@ -107,7 +93,7 @@ class OftAdapter(Adapter):
 
     def _notes(self) -> tuple[str, ...]:
         wanted = self.spec.oft_block_size
-        others = [size for layer in self._layers.values() if (size := layer.oft_block_size[_SLOT]) != wanted]
+        others = [size for layer in self._layers.values() if (size := layer.oft_block_size[SLOT]) != wanted]
         if not wanted or not others:
             return ()
         sizes = ", ".join(str(size) for size in sorted(set(others)))
@@ -118,7 +104,7 @@ class OftAdapter(Adapter):
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, layer in self._layers.items():
-            yield peft_key(module_to_original(name), "oft_R.weight"), layer.oft_R[_SLOT].weight
+            yield peft_key(module_to_original(name), "oft_R.weight"), layer.oft_R[SLOT].weight
 
     def set_strength(self, strength: float) -> None:
         """Only 1 (as trained) and 0 (off): part of a rotation is another rotation, not a share of the difference."""
@@ -130,14 +116,11 @@ class OftAdapter(Adapter):
         for layer in self._layers.values():
             layer.enable_adapters(self.strength != 0)
 
-    def _remove(self) -> None:
-        self._tuner.unload()
-
     def weight_delta(self, module: str) -> Tensor:
         layer = self._layers[module]
         with torch.no_grad():
             weight = layer.get_base_layer().weight.float()
-            turn = layer.oft_R[_SLOT].turn()
+            turn = layer.oft_R[SLOT].turn()
             blocks = weight.reshape(weight.shape[0], -1, turn.shape[-1])
             # y = W (x R)ᵀ: the rows of W are turned by the transpose
             delta = torch.einsum("orc,rkc->ork", blocks, turn.expand(blocks.shape[1], -1, -1))

@@ -47,6 +47,21 @@ class Spec(BaseModel):
     def to_settings(self) -> dict[str, Any]:
         """The values of AdapterSettings nearest to this spec."""
 
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """Kind and size in a few words."""
+
+    @property
+    @abstractmethod
+    def needs_base(self) -> bool:
+        """Whether what the adapter adds to a weight depends on that weight."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int | None:
+        """Rank or dimension of its factors, or None for a family without."""
+
 
 class LoraSpec(Spec):
     """LoRA and DoRA, in the words of PEFT's adapter_config.json. Pattern keys are module names or their ends."""
@@ -93,6 +108,18 @@ class LoraSpec(Spec):
             "alpha_pattern": dict(self.alpha_pattern),
         }
 
+    @property
+    def summary(self) -> str:
+        return f"{'DoRA' if self.use_dora else 'LoRA'}, rank {self.r}, alpha {self.lora_alpha:g}"
+
+    @property
+    def needs_base(self) -> bool:
+        return self.use_dora
+
+    @property
+    def rank(self) -> int:
+        return self.r
+
     def rank_of(self, module: str) -> int:
         """Rank of a module, by its original name."""
         return self.rank_pattern.get(_pattern_for(self.rank_pattern, module), self.r)
@@ -107,18 +134,30 @@ class LoraSpec(Spec):
         return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-class LokrSpec(Spec):
-    """LoKr, in the words of the `lokr_config` that the official app reads."""
+class LycorisSpec(Spec):
+    """What LyCORIS' families have in common. The fields are named as its modules' arguments."""
 
     linear_dim: Rank
     linear_alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    use_tucker: bool = False
+    weight_decompose: bool = False
+    rs_lora: bool = False
+
+    @property
+    def needs_base(self) -> bool:
+        return self.weight_decompose
+
+    @property
+    def rank(self) -> int:
+        return self.linear_dim
+
+
+class LokrSpec(LycorisSpec):
+    """LoKr, in the words of the `lokr_config` that the official app reads."""
+
     factor: Annotated[int, Field(ge=-1)] = -1
     decompose_both: bool = False
-    use_tucker: bool = False
-    use_scalar: bool = False
-    weight_decompose: bool = False
     full_matrix: bool = False
-    rs_lora: bool = False
     unbalanced_factorization: bool = False
     dropout: Share = 0.0
 
@@ -151,15 +190,13 @@ class LokrSpec(Spec):
             "lokr_dropout": self.dropout,
         }
 
+    @property
+    def summary(self) -> str:
+        return f"LoKr, factor {self.factor}, dimension {self.linear_dim}"
 
-class LohaSpec(Spec):
+
+class LohaSpec(LycorisSpec):
     """LoHa, in the words of Side-Step's `loha_config`."""
-
-    linear_dim: Rank
-    linear_alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    use_tucker: bool = False
-    weight_decompose: bool = False
-    rs_lora: bool = False
 
     @classmethod
     def from_settings(cls, settings: AdapterSettings) -> Self:
@@ -167,6 +204,10 @@ class LohaSpec(Spec):
 
     def to_settings(self) -> dict[str, Any]:
         return {"adapter": "loha", "loha_dim": self.linear_dim, "loha_alpha": self.linear_alpha}
+
+    @property
+    def summary(self) -> str:
+        return f"LoHa, dimension {self.linear_dim}, alpha {self.linear_alpha:g}"
 
 
 class OftSpec(Spec):
@@ -198,6 +239,19 @@ class OftSpec(Spec):
             "oft_constrained": self.coft,
             "oft_eps": self.eps,
         }
+
+    @property
+    def summary(self) -> str:
+        blocks = f"block size {self.oft_block_size}" if self.oft_block_size else f"{self.r} blocks"
+        return f"{'COFT' if self.coft else 'OFT'}, {blocks}"
+
+    @property
+    def needs_base(self) -> bool:
+        return True
+
+    @property
+    def rank(self) -> None:
+        return None
 
 
 def _pattern_for(patterns: dict[str, Any], module: str) -> str:

@@ -55,7 +55,6 @@ def write_audio(path: str | Path, samples: np.ndarray, sample_rate: int = SAMPLE
                 f"{path} could not be written at {sample_rate} Hz: {error}",
                 fix="Check the free space on the disk, or choose wav, which takes every sample rate.",
             ) from error
-        temporary.chmod(0o644)  # temporary files are private
     return path
 
 

@@ -186,7 +186,9 @@ def generate(options: GenerateOptions, job: Job) -> Output:
     if out.suffix.lower() not in WRITABLE_SUFFIXES:
         raise UserError(f"{out} has no known audio suffix.", fix=f"End it in {', '.join(WRITABLE_SUFFIXES)}.")
     checkpoint = _checkpoint(options.model)
-    strengths = options.strength if options.adapter else [1.0]
+    strengths = list(dict.fromkeys(options.strength)) if options.adapter else [1.0]
+    if not strengths:
+        raise UserError("No adapter strength is given.", fix="Name one or more after --strength, or leave it away.")
     pieces = []
     with heavy_job(f"generate {out}"):
         from acestep.adapters import load_adapter  # torch comes in here
@@ -195,6 +197,9 @@ def generate(options: GenerateOptions, job: Job) -> Output:
 
         parts = load_parts(checkpoint, choose_device(settings.device, settings.precision))
         adapter = load_adapter(options.adapter, parts.transformer) if options.adapter else None
+        if adapter:
+            for strength in strengths:
+                adapter.set_strength(strength)  # refused before the first is played
         for strength in strengths:
             if adapter:
                 adapter.set_strength(strength)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from acestep.cli.arguments import POSITIONAL, CommandOptions
 from acestep.cli.command import MODEL_HELP, Command, Output
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from acestep.adapters.card import CardFacts
     from acestep.model.checkpoints import Checkpoint
     from acestep.training.runs import RunFolder
+
+REFIT_RANK_HELP = "Rank of a re-fitted LoRA; 0 takes twice the adapter's, 64 for OFT."
 
 
 class ExportCommandOptions(CommandOptions):
@@ -34,7 +36,7 @@ class ExportCommandOptions(CommandOptions):
         "DoRA and OFT for comfyui as full differences, or (also for diffusers) as a re-fitted LoRA.",
         group="command",
     )
-    refit_rank: int = knob(0, "Rank of a re-fitted LoRA; 0 takes twice the adapter's.", group="command", ge=0, le=4096)
+    refit_rank: int = knob(0, REFIT_RANK_HELP, group="command", ge=0, le=4096)
     model: str | None = knob(None, f"{MODEL_HELP} DoRA and OFT need it; a run knows its own.", group="command")
     card: bool = knob(False, "Write a card (README.md) too; peft folders always get one.", group="command")
     push: str | None = knob(
@@ -132,7 +134,7 @@ class CheckCommandOptions(CommandOptions):
     model: str | None = knob(None, f"{MODEL_HELP} With it outputs are compared too.", group="command")
     dtype: Literal["bf16", "fp32"] = knob("bf16", "Number format of the exports that are tried.", group="command")
     dora: Literal["diff", "refit"] = knob("diff", "How DoRA is exported for the trial.", group="command")
-    refit_rank: int = knob(0, "Rank of a re-fitted LoRA; 0 takes twice the adapter's.", group="command", ge=0, le=4096)
+    refit_rank: int = knob(0, REFIT_RANK_HELP, group="command", ge=0, le=4096)
     device: DeviceName = knob("auto", "Device for comparing outputs.", group="command")
     precision: PrecisionName = knob("auto", "Number format of the model when outputs are compared.", group="command")
 
@@ -182,16 +184,14 @@ def _run_of(adapter: Path) -> RunFolder | None:
 
 
 def _model_for(adapter: Path, named: str | None, run: RunFolder | None) -> Checkpoint | None:
-    """The model whose weights an export needs: the named one, or for DoRA that of the run, where it still is."""
+    """The model whose weights an export needs: the named one, or that of the run, where it still is."""
     from acestep.adapters import read_adapter_info
     from acestep.model.checkpoints import resolve_checkpoint
 
     if named:
         return resolve_checkpoint(named, needs=())
-    spec: Any = read_adapter_info(adapter).spec
-    needs_it = getattr(spec, "use_dora", False) or getattr(spec, "weight_decompose", False)
-    path = run.record.get("model", {}).get("path") if run else None
-    return resolve_checkpoint(path, needs=()) if needs_it and path and Path(path).is_dir() else None
+    path = run.record.get("model", {}).get("path") if run and read_adapter_info(adapter).spec.needs_base else None
+    return resolve_checkpoint(path, needs=()) if path and Path(path).is_dir() else None
 
 
 def _say_if_other_model(run: RunFolder | None, checkpoint: Checkpoint, job: Job) -> None:

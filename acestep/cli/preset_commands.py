@@ -107,7 +107,7 @@ def _import(file: Path, save: str | None) -> Output:
     if save:
         if not found.values:
             raise UserError(
-                f"{file} holds no settings of training, so there is no preset to save.", fix="Leave --save."
+                f"{file} holds no settings of training, so there is no preset to save.", fix="Leave --save away."
             )
         left_out = tuple(f"Left out, {name}: {reason}" for name, reason in found.ignored.items())
         description = found.description or f"Imported from {file.name}."

@@ -56,7 +56,7 @@ class TerminalListener:
                 MofNCompleteColumn(),
                 TextColumn(stage.unit),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),  # names of songs may hold brackets
                 console=self._console,
                 transient=True,
             )

@@ -58,7 +58,7 @@ class GpuReading:
         return self.used_bytes / self.total_bytes if self.total_bytes else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "free_bytes": self.free_bytes, "processes": [asdict(item) for item in self.processes]}
+        return {**asdict(self), "free_bytes": self.free_bytes}
 
     def __str__(self) -> str:
         parts = [
@@ -81,6 +81,9 @@ def read_gpu(library: Any = None) -> GpuReading | None:
 
     `library` has the interface of the module pynvml; unset takes that module.
     """
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if first in ("", "-1"):  # NVIDIA's cards are hidden from this process
+        return _by_torch()
     if library is None:
         try:
             import pynvml
@@ -90,15 +93,14 @@ def read_gpu(library: Any = None) -> GpuReading | None:
     try:
         library.nvmlInit()
         try:
-            return _by_library(library)
+            return _by_library(library, _handle(library, first))
         finally:
             library.nvmlShutdown()
     except library.NVMLError:  # no driver, no card, or one that does not answer
         return _by_torch()
 
 
-def _by_library(library: Any) -> GpuReading:
-    handle = _handle(library)
+def _by_library(library: Any, handle: Any) -> GpuReading:
     memory = library.nvmlDeviceGetMemoryInfo(handle)
     return GpuReading(
         name=_text(library.nvmlDeviceGetName(handle)),
@@ -112,9 +114,8 @@ def _by_library(library: Any) -> GpuReading:
     )
 
 
-def _handle(library: Any) -> Any:
-    """The card that torch calls the first: CUDA_VISIBLE_DEVICES may hide others."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+def _handle(library: Any, first: str) -> Any:
+    """The card that stands first in CUDA_VISIBLE_DEVICES."""
     if first.startswith(("GPU-", "MIG-")):
         return library.nvmlDeviceGetHandleByUUID(first)
     return library.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)

@@ -1,4 +1,4 @@
-"""safetensors files as lists of tensors: what is in them and where, read without torch and without their bytes.
+"""safetensors files: what is in them and where, read without torch and without their bytes; and writing them.
 
 The format: eight bytes with the length of the header (little endian), the header as JSON, then the tensors' bytes.
 Files are checked before anything is believed, so that a download that broke off is recognised by its size.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from acestep.core.errors import UserError
-from acestep.core.paths import read_json
+from acestep.core.paths import disk_errors, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ITEM_BYTES = {
     "F64": 8,
@@ -158,6 +161,49 @@ def _whole_numbers(value: Any) -> list[int] | None:
     return value if fits else None
 
 
-def total_bytes(tensors: Iterable[StoredTensor]) -> int:
-    """Bytes of these tensors on disk."""
-    return sum(tensor.size_bytes for tensor in tensors)
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file to write: its name there, its element type as safetensors calls it, and its shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+def write_safetensors(
+    path: Path, entries: Iterable[Entry], data: Callable[[Entry], Tensor | bytes], metadata: Mapping[str, str]
+) -> None:
+    """Write a file with one tensor in memory at a time. The same content is the same bytes in every run.
+
+    `data` gives a tensor in the entry's type and shape, or its bytes.
+    """
+    # wide types first, as the library does: every tensor lies at a multiple of its element's size
+    entries = sorted(entries, key=lambda entry: -ITEM_BYTES[entry.dtype])
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    place = 0
+    for entry in entries:
+        end = place + entry.size_bytes
+        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with disk_errors(path), open(path, "wb") as handle:
+        handle.write(len(text).to_bytes(_PREFIX_BYTES, "little"))
+        handle.write(text)
+        for entry in entries:
+            raw = data(entry)
+            raw = raw if isinstance(raw, bytes) else _bytes_of(raw)
+            if len(raw) != entry.size_bytes:
+                raise AssertionError(f"{entry.name} has {len(raw)} bytes, its header says {entry.size_bytes}")
+            handle.write(raw)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, in its own type."""
+    import torch
+
+    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())

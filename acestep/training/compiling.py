@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def wants_compiling(settings: HardwareSettings, device: torch.device) -> bool:
     """Whether to compile: as set, and for auto on CUDA where Triton is installed.
 
-    On a processor it pays only in runs of an hour and more, and takes a C++ compiler, so there it must be asked for.
+    On a processor it takes a C++ compiler, and what it wins there against its own time is not measured, so there it
+    must be asked for.
     """
     if settings.compile == "auto":
         return device.type == "cuda" and importlib.util.find_spec("triton") is not None

@@ -124,8 +124,6 @@ def test_factors_on_activations_equal_the_rebuilt_weight(inputs, outputs, factor
         bypass_mode=True,
     )  # fmt: skip
     module.double()
-    module.dropout = 0.0
-    module.plan()
     for _, parameter in trainable_weights(module):
         parameter.data.normal_()
     x = torch.randn(2, 5, inputs, dtype=torch.float64, requires_grad=True)
@@ -188,7 +186,6 @@ def test_rotations_keep_lengths_and_constrained_ones_stay_near(make_transformer,
 def test_the_difference_alone_is_lycoris_own(inputs, outputs):
     torch.manual_seed(0)
     module = KroneckerModule("name", nn.Linear(inputs, outputs), lora_dim=2, alpha=3, factor=4, bypass_mode=True)
-    module.plan()
     for _, parameter in trainable_weights(module):
         parameter.data.normal_()
     x = torch.randn(3, 7, inputs)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -60,6 +63,40 @@ def test_no_text_of_users_breaks_a_card(word, title):
     assert len(_trigger(tag).splitlines()) <= 1
     table = _training(CardFacts(settings={title: word})).split("\n")
     assert all(row.count("|") == 3 for row in table if row.startswith("|"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "needs_model"),
+    [
+        (LORA, False),
+        (LORA.changed(dora=True), True),
+        (AdapterSettings(adapter="lokr", lokr_factor=4, lokr_dim=2), False),
+        (AdapterSettings(adapter="oft", oft_block_size=8), True),
+    ],
+)
+def test_the_exports_a_card_names_can_be_made(make_transformer, attach_random, settings, needs_model, tmp_path):
+    text = card_text(save_adapter(attach_random(make_transformer(), settings), tmp_path / "adapter"), CardFacts())
+    comfyui, diffusers = (
+        next(line for line in text.splitlines() if line.startswith(f"- {program}")) for program in ("ComfyUI", "diffu")
+    )
+    assert ("--model MODEL" in comfyui) == needs_model
+    assert ("--dora refit --model MODEL" in diffusers) == settings.dora
+    assert ("acestep merge" in diffusers) == (settings.adapter == "oft")
+
+
+def test_publishing_without_a_network_is_refused_with_a_sentence(folder):
+    """The address is read when the library is imported, so this runs in a process of its own."""
+    program = (
+        "import sys; from pathlib import Path; from acestep.core.errors import UserError\n"
+        "from acestep.adapters.exports.hub import plan_push, push\n"
+        "try: push(plan_push(Path(sys.argv[1]), 'someone/zork'), 'hf_none')\n"
+        "except UserError as error: print(error.message)"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout == "The Hub did not take someone/zork.\n", done.stderr
 
 
 def test_publishing_is_planned_without_the_hub(folder):

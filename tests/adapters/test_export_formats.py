@@ -235,6 +235,17 @@ def test_dora_for_comfyui_needs_the_model_or_is_refitted(
         torch.testing.assert_close(velocity(transformer), want, rtol=0, atol=1e-4)
 
 
+def test_a_refit_of_an_adapter_without_rank_has_a_rank(make_transformer, attach_random, checkpoint, tmp_path):
+    """Width 64 is the small model's smallest dimension, so the rank taken leaves nothing out of some modules."""
+    oft = AdapterSettings(adapter="oft", oft_block_size=8, attention="self")
+    folder = save_adapter(attach_random(make_transformer(), oft), tmp_path / "adapter")
+    opened = OpenAdapter(folder, checkpoint)
+    for name, out in (("comfyui", tmp_path / "one.safetensors"), ("diffusers", tmp_path / "two")):
+        report = export_adapter(opened, name, out, ExportOptions(dtype="fp32", dora="refit"))
+        check = check_file(report.path, opened)
+        assert check.good and not check.left_out and check.relative_difference < 1e-5
+
+
 def test_refit_is_the_best_of_its_rank():
     from acestep.adapters.exports.refit import refit
 

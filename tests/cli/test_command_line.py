@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from acestep.cli import COMMANDS, main
 from acestep.cli.arguments import parse_options
+from acestep.cli.terminal import TerminalListener
 from acestep.core.errors import UserError
+from acestep.core.jobs import Job
 from acestep.settings import fields_of
 from acestep.settings.presets import preset_files, preset_values
 
@@ -120,6 +122,15 @@ def test_doctor_reports_in_words_and_as_data(capsys: pytest.CaptureFixture[str],
     data = json.loads(capsys.readouterr().out)
     assert code == (1 if any(check["status"] == "error" for check in data["checks"]) else 0)
     assert [model["name"] for model in data["models"]] == ["acestep-v15-demo"]
+
+
+def test_notes_of_a_stage_are_shown_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to the library that draws the bar
+    with Job(TerminalListener()).stage("scan", 1, "songs") as stage:
+        stage.advance(note="a [/b].wav")
+    assert "a [/b].wav" in capsys.readouterr().err
 
 
 def test_output_that_nobody_reads_to_the_end_is_no_error() -> None:

@@ -23,6 +23,7 @@ Make = Callable[[AdapterSettings], Path]
 LORA = AdapterSettings(rank=4, alpha=8, dropout=0)
 DORA = LORA.changed(dora=True)
 LOKR = AdapterSettings(adapter="lokr", lokr_factor=4, lokr_dim=2, lokr_alpha=6)
+OFT = AdapterSettings(adapter="oft", oft_block_size=8)
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def result(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[
         (LORA, ["comfyui", "diffusers", "peft"]),
         (DORA, ["comfyui", "peft"]),
         (LOKR, ["comfyui", "diffusers", "lycoris"]),
+        (OFT, ["comfyui", "peft"]),
     ],
 )
 def test_exports_are_made_and_checked(settings, formats, run, model, tmp_path, capsys):
@@ -124,6 +126,15 @@ def test_refusals_are_sentences(run, tmp_path, capsys, monkeypatch):
     code, error = result(capsys, "check", tmp_path / "nothing")
     assert code == 1 and "nothing" in error["error"]
     assert main(["export", str(adapter), "--to", "kohya", "--out", "x"]) == 2
+
+
+def test_strengths_are_refused_before_anything_is_played(run, model, tmp_path, capsys):
+    play = ("generate", "--model", model, "--adapter", run(OFT), "--out", tmp_path / "a.wav", "--strength")
+    code, error = result(capsys, *play, "1", "0.5")
+    assert code == 1 and "strength 1 or 0, not 0.5" in error["error"]
+    code, error = result(capsys, *play)
+    assert code == 1 and "--strength" in error["fix"]
+    assert not list(tmp_path.glob("*.wav"))
 
 
 def test_a_merged_model_is_a_model(run, model, demo_checkpoint, tmp_path, capsys):

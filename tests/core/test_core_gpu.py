@@ -114,11 +114,15 @@ def test_a_reading_names_memory_load_heat_and_other_programs(monkeypatch: pytest
     assert found.to_dict()["processes"][1] == {"pid": 2**22 + 5, "name": "a program", "used_mb": None}
 
 
-@pytest.mark.parametrize(("visible", "name"), [("2,0", "card 2"), ("GPU-ab,1", "card GPU-ab"), ("", "card 0")])
-def test_the_card_is_the_first_this_program_may_use(monkeypatch: pytest.MonkeyPatch, visible: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("visible", "name"), [("2,0", "card 2"), ("GPU-ab,1", "card GPU-ab"), ("", None), ("-1", None)]
+)
+def test_the_card_is_the_first_this_program_may_use(
+    monkeypatch: pytest.MonkeyPatch, no_card: None, visible: str, name: str | None
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = read_gpu(Library())
-    assert found is not None and found.name == name
+    assert (found and found.name) == name
 
 
 def test_what_a_card_does_not_tell_is_left_out() -> None:

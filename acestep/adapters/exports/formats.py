@@ -20,14 +20,15 @@ from torch import Tensor
 from acestep import __version__
 from acestep.adapters.exports.diffusers_lokr import lokr_entries
 from acestep.adapters.exports.opened import OpenAdapter
-from acestep.adapters.exports.placing import Entry, place_file, place_folder, write_safetensors
+from acestep.adapters.exports.placing import place_file, place_folder
 from acestep.adapters.exports.refit import RefitError, refit
 from acestep.adapters.families import FAMILIES
-from acestep.adapters.files import SaveDtype, write_adapter_files
+from acestep.adapters.files import STORED, SaveDtype, write_adapter_files
 from acestep.adapters.peft_format import CONFIG_FILE
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.model.names import module_to_original
+from acestep.model.weights import Entry, write_safetensors
 
 Format = Literal["comfyui", "peft", "diffusers", "lycoris"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -35,12 +36,13 @@ DoraRoute = Literal["diff", "refit"]
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 COMFYUI_PREFIX = "diffusion_model.decoder."
-_STORED = {"bf16": "BF16", "fp32": "F32"}
+_RANK_WITHOUT = 32
+"""What counts as the rank of an adapter that has none, when it is re-fitted."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export. `refit_rank` 0 takes twice the adapter's own rank."""
+    """How to export. `refit_rank` 0 takes twice the adapter's own rank, and 64 for OFT, which has none."""
 
     dtype: SaveDtype = "bf16"
     dora: DoraRoute = "diff"
@@ -136,7 +138,7 @@ def _write(content: _Content, path: Path, dtype: SaveDtype, job: Job) -> None:
 
     types = {"F32": torch.float32, "BF16": torch.bfloat16}
     entries = [
-        Entry(name, "F32" if name in content.exact else _STORED[dtype], shape) for name, shape in content.shapes.items()
+        Entry(name, "F32" if name in content.exact else STORED[dtype], shape) for name, shape in content.shapes.items()
     ]
     with job.stage("writing", len(entries), "tensors") as stage:
 
@@ -187,9 +189,9 @@ def _own_format(
 
 def _comfyui(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content:
     content = _Content({}, {}, set(), [], _metadata(adapter, options))
-    if adapter.needs_base and options.dora == "refit":
+    if adapter.spec.needs_base and options.dora == "refit":
         _add_refit(content, adapter, options, job, _comfyui_low_rank)
-    elif adapter.needs_base:
+    elif adapter.spec.needs_base:
         adapter.require_base("ComfyUI needs the full difference of every module")
         for module in adapter.modules:
             _add_difference(content, adapter, module)
@@ -267,11 +269,11 @@ def kronecker_scale(spec: Any, own: dict[str, Tensor]) -> float:
 
 def _diffusers(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content:
     content = _Content({}, {}, set(), [], _metadata(adapter, options))
-    if adapter.needs_base and options.dora == "refit":
+    if adapter.spec.needs_base and options.dora == "refit":
         _add_refit(content, adapter, options, job, _diffusers_low_rank)
-    elif adapter.learns_lengths:
+    elif adapter.spec.needs_base:
         raise UserError(
-            f"diffusers does not apply {_kind(adapter)}: it would leave the learned lengths out.",
+            f"diffusers does not apply {_kind(adapter)}.",
             fix="Re-fit it to a plain LoRA with --dora refit, or merge it into the model with acestep merge.",
         )
     elif adapter.source.kind == "lora":
@@ -317,7 +319,7 @@ def _add_refit(
         for module in adapter.modules:
             job.check_stop()
             delta = adapter.delta(module)
-            rank = options.refit_rank or 2 * getattr(adapter.spec, "r", getattr(adapter.spec, "linear_dim", 32))
+            rank = options.refit_rank or 2 * (adapter.spec.rank or _RANK_WITHOUT)
             down, up = refit(delta.reshape(delta.shape[0], -1), rank)
             error.add(module_to_original(module), delta, up @ down)
             add(content, module, down, up, float(down.shape[0]))
@@ -336,7 +338,7 @@ def _metadata(adapter: OpenAdapter, options: ExportOptions) -> dict[str, str]:
         "format": "pt",
         "software": f"acestep-lora-trainer {__version__}",
         "adapter": _kind(adapter),
-        "rank": str(getattr(spec, "r", getattr(spec, "linear_dim", ""))),
+        "rank": str(spec.rank or ""),
         "trigger_word": adapter.source.tag.word,
         "tag_position": adapter.source.tag.position if adapter.source.tag.word else "",
         "model": options.model_name,

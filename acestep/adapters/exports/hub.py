@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def hub_token(environment: Mapping[str, str] = os.environ) -> str:
 def push(plan: PushPlan, token: str) -> str:
     """Upload the planned files and nothing else; returns the address. An existing repository keeps its visibility."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     api = HfApi(token=token)
     try:
@@ -77,10 +78,10 @@ def push(plan: PushPlan, token: str) -> str:
         commit = api.upload_folder(
             repo_id=plan.repository,
             folder_path=str(plan.folder),
-            allow_patterns=list(plan.files),
+            allow_patterns=[glob.escape(name) for name in plan.files],
             commit_message="Adapter for ACE-Step 1.5",
         )
-    except (HfHubHTTPError, OfflineModeIsEnabled, ConnectionError, TimeoutError) as error:
+    except (HTTPError, OfflineModeIsEnabled) as error:  # refused by the Hub, or never got there
         raise UserError(
             f"The Hub did not take {plan.repository}.",
             fix="Check the name, the token's rights and the network; nothing here was changed.",

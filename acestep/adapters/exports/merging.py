@@ -13,7 +13,7 @@ from torch import Tensor
 
 from acestep import __version__
 from acestep.adapters.exports.opened import OpenAdapter
-from acestep.adapters.exports.placing import Entry, already_there, write_safetensors
+from acestep.adapters.exports.placing import already_there
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import atomic_folder, content_hash, read_json, write_json
@@ -22,7 +22,7 @@ from acestep.model.identity import transformer_fingerprint
 from acestep.model.loading import load_silence_latent
 from acestep.model.names import PARTS, SILENCE_LATENT, to_original
 from acestep.model.streaming import DTYPES
-from acestep.model.weights import StoredTensor, read_weights
+from acestep.model.weights import Entry, StoredTensor, read_weights, write_safetensors
 
 RECORD_FILE = "merge.json"
 _LARGEST_FILE_BYTES = 5_000_000_000

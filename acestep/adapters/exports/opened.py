@@ -91,18 +91,9 @@ class OpenAdapter:
         """Wrapped modules, diffusers names in model order."""
         self.shapes: Shapes = {name: shapes[name] for name in self.modules}
 
-    @property
-    def learns_lengths(self) -> bool:
-        """Whether the adapter sets the length of weight rows or columns, so that its effect depends on the base."""
-        return bool(getattr(self.spec, "use_dora", False) or getattr(self.spec, "weight_decompose", False))
-
-    @property
-    def needs_base(self) -> bool:
-        return self.learns_lengths or self.source.kind not in ("lora", "lokr", "loha")
-
     def require_base(self, why: str) -> None:
         """Raise a UserError when the base weights are needed and no model was named."""
-        if self.needs_base and self.base is None:
+        if self.spec.needs_base and self.base is None:
             raise UserError(
                 f"{why}: what this adapter adds depends on the weights it was trained on.",
                 fix="Name its model with --model.",
@@ -123,7 +114,7 @@ class OpenAdapter:
         self.require_base("The difference cannot be computed")
         if strength == 0:
             return torch.zeros(self.shapes[module])
-        if not self.needs_base:
+        if not self.spec.needs_base:
             return (strength * self.adapter.weight_delta(module)).reshape(self.shapes[module])
         with self._with_base(module):
             if strength == 1:
