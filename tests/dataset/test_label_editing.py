@@ -213,8 +213,6 @@ def test_replacing_plain_text_and_patterns(dataset: Dataset) -> None:
 )
 def test_a_bad_or_endless_pattern_is_a_sentence(
     dataset: Dataset, pattern: str, template: str, words: str, monkeypatch: pytest.MonkeyPatch
-def test_a_bad_or_endless_pattern_is_a_sentence(
-    dataset: Dataset, pattern: str, template: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(editing, "PATTERN_TIME_S", 0.2)
     dataset.songs[0].edit(caption="piano " * 60 + "x" * 60)
