@@ -148,7 +148,7 @@ def _write(
     writers: dict[int, _Writer] = {}
     ends = []
     position = following = 0
-    with contextlib.ExitStack() as stack, open_source(path) as source, job.stage("split", len(ranges), "pieces") as bar:
+    with contextlib.ExitStack() as stack, open_source(path) as source:
         stack.callback(_abandon_all, writers)
         channels = min(source.channels, CHANNELS)
         for block in source.blocks():
@@ -169,7 +169,6 @@ def _write(
                     writers.pop(number).finish()
                     written.append(targets[number])
                     ends.append(end)
-                    bar.advance(note=targets[number].name)
             position = stop
         if not position:
             raise UserError(f"{path} holds no sound.", fix="Copy or export it again, or remove it.")
@@ -177,7 +176,6 @@ def _write(
             writers.pop(number).finish()
             written.append(targets[number])
             ends.append(position)
-            bar.advance(note=targets[number].name)
     return ends
 
 

@@ -83,6 +83,11 @@ def set_labels(songs: Sequence[Song], **values: Any) -> Draft:
     return _draft(f"set {', '.join(values)}", songs, lambda song: song.edit(**values))
 
 
+def override_language(songs: Sequence[Song], language: str) -> Draft:
+    """`language` for every song with a voice; instrumental pieces have none to be sung in."""
+    return set_labels([song for song in songs if not song.is_instrumental], language=language)
+
+
 def replace_text(
     songs: Sequence[Song],
     field: TextField,

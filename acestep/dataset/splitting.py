@@ -51,19 +51,22 @@ def split_dataset(
             f"The pieces would lie among the songs in {dataset.root} and count twice.", fix="Choose a folder elsewhere."
         )
     report = SplitReport(folder)
-    for song in dataset.songs:
-        place = (folder / song.relative).parent
-        try:
-            pieces = split_song(
-                song, place, length_s, overlap_s=overlap_s, at_silence=at_silence, suffix=suffix, job=job
-            )
-        except UserError as error:
-            report.problems.append(Problem(song.relative, str(error)))
-            continue
-        report.pieces += pieces
-        if len(pieces) > 1 and _has_words(song) and not _lines(song):
-            message = "Its lyrics have no times, so its pieces have none; write theirs."
-            report.problems.append(Problem(song.relative, message, "warning"))
+    with job.stage("split songs", len(dataset.songs), "songs") as stage:
+        for song in dataset.songs:
+            place = (folder / song.relative).parent
+            try:
+                pieces = split_song(
+                    song, place, length_s, overlap_s=overlap_s, at_silence=at_silence, suffix=suffix, job=job
+                )
+            except UserError as error:
+                report.problems.append(Problem(song.relative, str(error)))
+                continue
+            finally:
+                stage.advance(note=song.relative)
+            report.pieces += pieces
+            if len(pieces) > 1 and _has_words(song) and not _lines(song):
+                message = "Its lyrics have no times, so its pieces have none; write theirs."
+                report.problems.append(Problem(song.relative, message, "warning"))
     return report
 
 

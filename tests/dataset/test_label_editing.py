@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from acestep.core.errors import UserError
 from acestep.dataset import editing
 from acestep.dataset.dataset import Dataset
-from acestep.dataset.editing import History, add_text, replace_text, set_dataset, set_labels
+from acestep.dataset.editing import History, add_text, override_language, replace_text, set_dataset, set_labels
 from acestep.dataset.label_files import hand_made, save_song
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.song import NOT_SAID, Song
@@ -248,6 +249,11 @@ def test_a_draft_does_not_overwrite_what_came_after_it(dataset: Dataset) -> None
     assert dataset.songs[0].caption == "new"
 
 
+def test_a_language_for_all_leaves_instrumental_pieces_alone(dataset: Dataset) -> None:
+    changes = override_language(dataset.songs, "pt-BR").changes
+    assert [(change.song, change.after) for change in changes] == [("a.wav", "pt"), ("b.wav", "pt")]
+
+
 def test_history_is_bounded_and_says_when_it_is_empty(dataset: Dataset) -> None:
     history = History(dataset, most=2)
     for word in "abc":
@@ -284,14 +290,13 @@ def test_songs_that_would_share_a_label_file_are_told_apart(music: Path, make_so
     assert not (music / "same.json").exists()
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user who can be refused")
-def test_a_read_only_folder_is_a_sentence_with_the_way_out(dataset: Dataset, music: Path) -> None:
-    music.chmod(0o555)
-    try:
-        with pytest.raises(UserError, match="dataset file in another place"):
-            save_song(dataset, dataset.songs[1])
-    finally:
-        music.chmod(0o755)
+def test_a_read_only_folder_is_a_sentence_with_the_way_out(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(UserError, match="dataset file in another place"):
+        save_song(dataset, dataset.songs[1])
 
 
 def test_a_full_disk_takes_back_what_was_done(dataset: Dataset, music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
