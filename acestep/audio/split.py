@@ -106,11 +106,11 @@ def _plan(
 
 
 def _loudness(blocks: Any, hop: int, job: Job) -> np.ndarray:
-    """Power of each hop, averaged over a breath."""
+    """Power of each hop, all channels together, averaged over a breath."""
     powers, rest = [], np.zeros(0, dtype=np.float32)
     for block in blocks:
         job.check_stop()
-        power = np.concatenate([rest, np.square(block).mean(axis=1)])
+        power = np.concatenate([rest, np.einsum("ij,ij->i", block, block)])
         whole = len(power) // hop * hop
         powers.append(power[:whole].reshape(-1, hop).mean(axis=1))
         rest = power[whole:]

@@ -48,16 +48,15 @@ def _measure(path: Path, bins: int) -> np.ndarray:
         outline = np.stack([np.full(bins, np.inf, np.float32), np.full(bins, -np.inf, np.float32)])
         position = 0
         for block in source.blocks():
-            block = np.nan_to_num(block)
-            low, high = block.min(axis=1), block.max(axis=1)
+            low, high = np.fmin(block[:, 0], block[:, -1]), np.fmax(block[:, 0], block[:, -1])  # fmin passes NaN over
             # bins this block touches; sound beyond the stated length belongs to the last one
             first = int(np.searchsorted(firsts, position, side="right")) - 1
             end = int(np.searchsorted(firsts, position + len(block)))
             starts = np.maximum(firsts[first:end] - position, 0)
-            outline[0, first:end] = np.minimum(outline[0, first:end], np.minimum.reduceat(low, starts))
-            outline[1, first:end] = np.maximum(outline[1, first:end], np.maximum.reduceat(high, starts))
+            outline[0, first:end] = np.fmin(outline[0, first:end], np.fmin.reduceat(low, starts))
+            outline[1, first:end] = np.fmax(outline[1, first:end], np.fmax.reduceat(high, starts))
             position += len(block)
-    outline[:, ~np.isfinite(outline).all(axis=0)] = 0  # a file that is cut off
+    outline[:, ~np.isfinite(outline).all(axis=0)] = 0  # of a file that is cut off or holds NaN
     return outline
 
 

@@ -152,5 +152,9 @@ def test_peaks_are_remembered_until_the_song_changes(tmp_path: Path, recording: 
     assert np.array_equal(peaks(recording, 50, memory), first)
     soundfile.write(recording, noise(5, seed=9) / 4, RATE)
     assert np.abs(peaks(recording, 50, memory)).max() < 0.2
+    sound = noise(2)
+    sound[:RATE, 0] = np.nan
+    soundfile.write(recording, sound, RATE, subtype="FLOAT")
+    assert np.isfinite(peaks(recording, 50, memory)).all()
     with pytest.raises(UserError, match="does not exist"):
         peaks(tmp_path / "nowhere.wav", memory=memory)
