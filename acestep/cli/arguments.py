@@ -20,7 +20,7 @@ from acestep.settings.presets import AUTO, GIB, auto_preset, preset_values
 POSITIONAL = "positional"
 """Group of the options that are given by place and not by name."""
 
-_FLAGS = {"as_json": "json", "import_file": "import"}
+_FLAGS = {"as_json": "json", "import_file": "import", "set_labels": "set"}
 """Options whose names would be Python's own words, or hide a function of the base class."""
 
 

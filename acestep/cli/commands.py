@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.cli.arguments import POSITIONAL, CommandOptions
 from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, problem_lines
+from acestep.cli.dataset_edits import DatasetEditOptions, apply_edits, unpacked, write_outputs
 from acestep.cli.estimate_command import ESTIMATE_COMMAND
 from acestep.cli.export_commands import EXPORT_COMMANDS
 from acestep.cli.preset_commands import PRESET_COMMANDS
@@ -37,17 +38,18 @@ def _checkpoint(name: str) -> Checkpoint:
 # dataset ----------------------------------------------------------------------------------------------------------
 
 
-class DatasetOptions(DatasetSettings, CommandOptions):
-    folder: Path = knob(..., "Folder of songs, or a dataset file.", group=POSITIONAL)
-    save: Path | None = knob(None, "Write the dataset file here.", group="command")
+class DatasetOptions(DatasetSettings, DatasetEditOptions):
+    folder: Path = knob(..., "Folder of songs, a dataset file, or a ZIP archive of songs.", group=POSITIONAL)
 
 
 def dataset(options: DatasetOptions, job: Job) -> Output:
-    """Scan a folder, report every problem, save the dataset file."""
+    """Scan a folder, report every problem, edit labels, save the dataset file."""
     from acestep.dataset.dataset import summary
     from acestep.dataset.store import load_dataset, save_dataset
 
-    found = load_dataset(options.folder, job=job, edits=options.save)
+    source, skipped = unpacked(options.folder, options, job)
+    found = load_dataset(source, job=job, edits=options.save)
+    found.problems += skipped
     given = {item.name: getattr(options, item.name) for item in fields_of(DatasetSettings)}
     changed = {item.name: given[item.name] for item in fields_of(DatasetSettings) if given[item.name] != item.default}
     found.settings = found.settings.changed(**changed)
@@ -57,17 +59,20 @@ def dataset(options: DatasetOptions, job: Job) -> Output:
             fix="Put audio files there, or choose another folder.",
             detail="\n".join(problem_lines(found.problems)),
         )
+    edit_lines, changes = apply_edits(found, options, source)
     facts = summary(found)
     lines = [
         f"{facts.songs} songs, {facts.duration_s / 60:.1f} min: {facts.labeled} labelled, "
         f"{facts.instrumental} instrumental, {facts.with_lyrics} with lyrics.",
         *problem_lines(found.problems),
+        *edit_lines,
     ]
-    if options.save:
+    if options.save and not options.preview:
         save_dataset(found, options.save)
         lines.append(f"Saved to {options.save}.")
-    data = {**facts.to_dict(), "problems": [problem.to_dict() for problem in found.problems]}
-    return Output(data, lines, EXIT_PARTLY if facts.errors else 0)
+    more_lines, written, failed = write_outputs(found, options, job)
+    data = {**facts.to_dict(), "problems": [problem.to_dict() for problem in found.problems], "changes": changes}
+    return Output({**data, **written}, lines + more_lines, EXIT_PARTLY if facts.errors or failed else 0)
 
 
 # preprocess -------------------------------------------------------------------------------------------------------

@@ -35,6 +35,17 @@ class Evidence:
     typed: frozenset[str] = frozenset()
     remembered: dict[str, str] = field(default_factory=dict)
 
+    def add_edits(self, labels: Labels, names: frozenset[str], newer: bool) -> None:
+        """Take in what the user typed into a song.json, instead of the dataset file's word only if it is `newer`."""
+        edits = self.found.get("edit", Labels(EDITED))
+        known = self.typed | edits.values.keys()
+        taken = names if newer else names - known
+        values = {name: value for name, value in edits.values.items() if name not in taken}
+        values |= {name: value for name, value in labels.values.items() if name in taken}
+        timed_lyrics = labels.timed_lyrics if "lyrics" in taken else edits.timed_lyrics
+        self.found["edit"] = Labels(edits.source, values, timed_lyrics, edits.warnings)
+        self.typed |= names
+
 
 def apply_evidence(song: Song, evidence: Evidence) -> list[Problem]:
     """Set the labels of `song` from the evidence and return what is worth telling, all of it warnings."""
@@ -98,8 +109,9 @@ def _settle_voice(song: Song) -> list[str]:
         if told not in (None, DEFAULT) and song.is_instrumental != without_voice:
             said, found = ("there is a voice", INSTRUMENTAL) if without_voice else ("there is no voice", "words")
             sentences.append(f"{told} says {said}, but the lyrics in {from_lyrics} are {found}; the lyrics decide.")
+        if told != EDITED or song.is_instrumental != without_voice:
+            song.sources["is_instrumental"] = from_lyrics
         song.is_instrumental = without_voice
-        song.sources["is_instrumental"] = from_lyrics
     elif told is None:
         song.is_instrumental = song.language == UNKNOWN_LANGUAGE
         song.sources["is_instrumental"] = DEFAULT if song.is_instrumental else song.sources["language"]

@@ -128,9 +128,16 @@ class _Scan:
             sidecar = read_sidecar(part.path / sidecar_name, kind)
             if sidecar.labels is not None:
                 evidence.found[kind] = sidecar.labels
+                if sidecar.edited:
+                    evidence.add_edits(sidecar.labels, sidecar.edited, self._is_newer(part.path / sidecar_name))
             elif not sidecar.is_dataset:
                 self.dataset.problems.append(Problem(part.relative_name(sidecar_name), sidecar.problem))
         return evidence
+
+    def _is_newer(self, sidecar: Path) -> bool:
+        """Was this sidecar written after the dataset file? What the user typed last counts."""
+        file = self.saved.file
+        return file is None or sidecar.stat().st_mtime_ns > file.stat().st_mtime_ns
 
     def keep_missing(self) -> None:
         """Report samples of the dataset file without a song here, and keep those whose audio may come back."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from acestep.dataset.labels import Labels, field_name, read_labels, set_label
+from acestep.dataset.song import EDITED, NOT_SAID
 from acestep.dataset.text import NotText, clean, read_text
 
 Kind = Literal["json", "lyrics_txt", "caption_txt", "prompt_txt", "underscore_lyrics", "lrc", "txt"]
@@ -101,11 +102,15 @@ def _similar(stem: str) -> str:
 
 @dataclass
 class Sidecar:
-    """What a sidecar says. `labels` is None when it cannot be used; `problem` then says why."""
+    """What a sidecar says. `labels` is None when it cannot be used; `problem` then says why.
+
+    `edited` are the labels a song.json marks as typed by the user in this program, emptied ones among them.
+    """
 
     labels: Labels | None
     problem: str = ""
     is_dataset: bool = False
+    edited: frozenset[str] = frozenset()
 
 
 def read_sidecar(path: Path, kind: Kind) -> Sidecar:
@@ -139,7 +144,13 @@ def parse_json(text: str, source: str) -> Sidecar:
         return Sidecar(None, is_dataset=True)
     if not isinstance(value, dict):
         return Sidecar(None, 'It must hold a JSON object such as {"caption": "…"}; correct it.')
-    return Sidecar(read_labels(value, source))
+    return Sidecar(read_labels(value, source), edited=edited_labels(value))
+
+
+def edited_labels(raw: dict[str, Any]) -> frozenset[str]:
+    """The labels that the "sources" of a song.json mark as typed by the user."""
+    sources = raw.get("sources")
+    return frozenset(name for name in NOT_SAID if isinstance(sources, dict) and sources.get(name) == EDITED)
 
 
 def is_dataset(value: Any) -> bool:

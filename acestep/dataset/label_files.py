@@ -1,0 +1,220 @@
+"""Where labels typed by hand are kept: in song.json beside the song, or in a dataset file elsewhere.
+
+Both are written at once and whole, so a crash loses nothing. song.json travels with the song and is read by other
+programs; "sources" in it marks what the user typed, which no scan and no labelling overrules afterwards. What else
+stands in the file stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from acestep.core.errors import UserError
+from acestep.core.paths import atomic_file
+from acestep.dataset.dataset import Dataset
+from acestep.dataset.labels import ALIASES
+from acestep.dataset.sidecars import edited_labels, is_dataset, pair
+from acestep.dataset.song import EDITED, NOT_SAID, Song
+from acestep.dataset.store import save_dataset
+from acestep.dataset.text import LARGEST_LABEL_FILE, NotText, decode
+from acestep.dataset.walk import is_audio_name
+
+_ELSEWHERE = "Save the dataset file in another place and edit there (--save FILE)."
+_SAYING_NOTHING = ("", None, NOT_SAID["language"])
+
+
+@dataclass(frozen=True)
+class Written:
+    """A song.json that was written: its bytes before (None: there was none) and after."""
+
+    path: Path
+    before: bytes | None
+    after: bytes
+
+
+def hand_made(song: Song) -> frozenset[str]:
+    """The labels of a song that the user typed. Nothing that labels by itself may overwrite them."""
+    return frozenset(name for name, source in song.sources.items() if source == EDITED)
+
+
+def save_labels(dataset: Dataset, songs: Sequence[Song], file: Path | None) -> list[Written]:
+    """Keep what the user typed for `songs`: in the dataset file `file`, or where that is None beside each song.
+
+    Raises UserError when a place cannot be written; then no file is changed. Returns the sidecars written.
+    """
+    if file is not None:
+        save_dataset(dataset, file)
+        return []
+    written: list[Written] = []
+    places = _Places(dataset)
+    try:
+        for song in songs:
+            written.append(_save(song, places.of(song)))
+    except BaseException:
+        restore(written)
+        raise
+    return written
+
+
+def save_song(dataset: Dataset, song: Song) -> Path:
+    """Write what the user typed for one song into its song.json and return the path of it."""
+    return save_labels(dataset, [song], None)[0].path
+
+
+def restore(written: Sequence[Written]) -> list[Path]:
+    """Give sidecars their earlier bytes back, except those that somebody changed since, which are returned."""
+    changed = []
+    for entry in written:
+        if entry.before == entry.after:
+            continue
+        if _bytes(entry.path) != entry.after:
+            changed.append(entry.path)
+        elif entry.before is None:
+            with _refusals(entry.path):
+                entry.path.unlink()
+        else:
+            _write(entry.path, entry.before)
+    return changed
+
+
+class _Places:
+    """Finds the song.json of songs; looks at each folder once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._root = dataset.root
+        self._folders: dict[Path, tuple[list[str], dict[str, str]]] = {}
+
+    def of(self, song: Song) -> Path:
+        """The path of a song's own song.json, which may not exist yet."""
+        audio = self._root / song.relative  # the link where the song is one
+        with contextlib.suppress(OSError):
+            audio = audio if audio.samefile(song.path) else song.path
+        names, sidecars = self._folder(audio.parent)
+        name = sidecars.get(audio.name, f"{audio.stem}.json")
+        ours = audio.stem.casefold()
+        sharing = [
+            other
+            for other in names
+            if other != audio.name and (sidecars.get(other) == name or Path(other).stem.casefold() == ours)
+        ]
+        if sharing:
+            raise UserError(
+                f"{song.relative} and {sharing[0]} would share {name}, so its labels cannot be kept there.",
+                fix=f"Rename one of them. Or: {_ELSEWHERE}",
+            )
+        return audio.parent / name
+
+    def _folder(self, folder: Path) -> tuple[list[str], dict[str, str]]:
+        """The audio files of a folder, and which JSON file belongs to which."""
+        if folder not in self._folders:
+            try:
+                names = sorted(entry.name for entry in folder.iterdir())
+            except OSError as error:
+                raise UserError(f"{folder} cannot be read ({error.strerror}).", fix=_ELSEWHERE) from error
+            audio = [name for name in names if is_audio_name(name)]
+            pairing = pair(audio, [name for name in names if name.lower().endswith(".json")])
+            self._folders[folder] = audio, {name: found["json"] for name, found in pairing.of_audio.items()}
+        return self._folders[folder]
+
+
+def _save(song: Song, path: Path) -> Written:
+    before = _bytes(path)
+    content = _parse(path, before) if before is not None else {}
+    marked = edited_labels(content)
+    noted = content.get("sources")
+    sources = dict(noted) if isinstance(noted, dict) else {}
+    typed = hand_made(song)
+    for name in NOT_SAID:
+        if name in typed:
+            _set(content, name, song.timed_lyrics or song.lyrics if name == "lyrics" else getattr(song, name))
+            sources[name] = EDITED
+        elif name in marked:  # taken back since
+            del sources[name]
+            if song.sources.get(name) == path.name:
+                _set(content, name, getattr(song, name))
+            else:
+                _remove(content, name)
+    content["sources"] = sources
+    if not sources:
+        del content["sources"]
+    after = _encoded(content)
+    if after != before:
+        _write(path, after)
+    return Written(path, before, after)
+
+
+def _encoded(content: dict[str, Any]) -> bytes:
+    try:
+        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    except UnicodeEncodeError:  # half a character, which JSON can only hold as an escape
+        return (json.dumps(content, indent=2) + "\n").encode("utf-8")
+
+
+def _set(content: dict[str, Any], name: str, value: Any) -> None:
+    """Put a label under the name it has in the file already. None of its other names may speak when it is empty."""
+    present = _names(content, name)
+    if value in _SAYING_NOTHING:
+        _remove(content, name)
+    content[present[0] if present else name] = value
+
+
+def _remove(content: dict[str, Any], name: str) -> None:
+    for key in _names(content, name):
+        del content[key]
+
+
+def _names(content: dict[str, Any], name: str) -> list[str]:
+    """The keys of a label in the file, the one that is read first."""
+    spelled = {key.strip().lower().replace(" ", "_").replace("-", "_"): key for key in content}
+    return [spelled[alias] for alias in ALIASES[name] if alias in spelled]
+
+
+def _parse(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        if len(data) > LARGEST_LABEL_FILE:
+            raise NotText(f"It is larger than {LARGEST_LABEL_FILE >> 20} MiB.")
+        text = decode(data).text
+        content = json.loads(text) if text.strip() else {}
+    except (NotText, ValueError, RecursionError) as reason:
+        raise UserError(
+            f"{path} is not valid JSON, so labels cannot be written into it ({reason}).", fix="Correct or remove it."
+        ) from reason
+    if is_dataset(content) or not isinstance(content, dict):
+        raise UserError(
+            f"{path} has the name of a song's label file but holds something else; it is left as it is.",
+            fix="Rename that file.",
+        )
+    return content
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).", fix=_ELSEWHERE) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    with _refusals(path), atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Say what to do about a folder that takes no files."""
+    try:
+        yield
+    except UserError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"Labels cannot be written to {path}.", fix=_ELSEWHERE) from error
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be removed.", fix=_ELSEWHERE) from error
