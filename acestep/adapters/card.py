@@ -33,8 +33,8 @@ _TAG_USE = {
 class CardFacts:
     """What a card says beyond the adapter's own files. Everything may be left out.
 
-    `songs` and `audio_s` are what was trained on, `held_out` how many songs (of kind "windows": ends of songs) judged it.
-    `validations` are pairs of optimizer step and loss; `settings` the choices of the run by their names.
+    `songs` and `audio_s` are what was trained on, `held_out` how many songs (of kind "windows": ends of songs)
+    judged it. `validations` are pairs of optimizer step and loss; `settings` the choices of the run by their names.
     """
 
     title: str = ""
