@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acestep.cli.approval import approval
 from acestep.cli.arguments import POSITIONAL, CommandOptions
 from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, problem_lines
 from acestep.cli.dataset_edits import DatasetEditOptions, apply_edits, unpacked, write_outputs
@@ -128,6 +129,7 @@ class TrainOptions(TrainSettings, CommandOptions):
         None, "Settings file (JSON); it wins over the preset, options win over it.", group="command"
     )
     resume: Path | None = knob(None, "Run folder, or one of its checkpoints, to go on with.", group="command")
+    yes: bool = knob(False, "Begin without a question where memory or disk will probably not suffice.", group="command")
 
 
 def train(options: TrainOptions, job: Job) -> Output:
@@ -153,7 +155,8 @@ def train(options: TrainOptions, job: Job) -> Output:
         from acestep.training.train import train as train_adapter  # torch comes in here
 
         with watched_gpu(job):
-            outcome = train_adapter(checkpoint, store, out, _plain(TrainSettings, options), job, options.resume)
+            settings, approve = _plain(TrainSettings, options), approval(options.yes, job)
+            outcome = train_adapter(checkpoint, store, out, settings, job, options.resume, approve)
     summary = outcome.summary
     lines = [
         f"{'Stopped' if outcome.stopped else 'Finished'} at step {summary.step} of {summary.total_steps} "

@@ -51,7 +51,7 @@ class Stage:
             self._job._tell("progress", self)
 
     def elapsed_s(self, now: float) -> float:
-        return (self.ended if self.ended is not None else now) - self.started
+        return max(0.0, (self.ended if self.ended is not None else now) - self.started)
 
     def remaining_s(self, now: float) -> float | None:
         """Seconds left at the rate of the last units, or None before the first is done.
@@ -202,6 +202,6 @@ def heavy_job(title: str) -> Iterator[None]:
 def _describe(note: Path) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # as above
         facts = json.loads(note.read_text(encoding="utf-8"))
-        minutes = int((time.time() - facts["started"]) / 60)
+        minutes = max(0, int((time.time() - facts["started"]) / 60))
         return f' ("{facts["title"]}", process {facts["pid"]}, for {minutes} min)'
     return ""

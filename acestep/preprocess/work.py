@@ -7,6 +7,7 @@ Every finished file is kept under its key at once, so whatever ends the program,
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -157,11 +158,9 @@ class Work:
 
     def _keep_states(self, planned: PlannedSong, encoders: Encoders) -> None:
         path = self._states_file(planned)
-        try:
+        with contextlib.suppress(FileNotFoundError, DamagedFile):  # then they are made, for the first time or again
             read_header(path)
             return  # from a run that was stopped
-        except (FileNotFoundError, DamagedFile):
-            pass
         assert planned.prompts is not None
         states = encoders.text_states(planned.prompts)
         self._write(path, states.tensors(), states.facts)

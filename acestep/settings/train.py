@@ -95,6 +95,15 @@ class OptimizerSettings(Settings):
     max_grad_norm: float = knob(
         1.0, "Longest gradient; longer ones are scaled down. 0 switches clipping off.", group="optimizer", ge=0
     )
+    nan_limit: int = knob(
+        10,
+        "So many steps in a row whose loss or gradient is not a number undo the last ones; where that helps nothing, "
+        "the run ends.",
+        group="optimizer",
+        level="expert",
+        ge=1,
+        le=1000,
+    )
     schedule: Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup", "formula"] = knob(
         "cosine", "Course of the learning rate after warm-up.", group="optimizer", level="basic"
     )

@@ -48,6 +48,10 @@ class LoopState:
     epoch_loss_sum: float = 0.0
     epoch_samples: int = 0
     epoch_losses: list[float] = field(default_factory=list)
+    usual_loss: float | None = None
+    usual_steps: int = 0
+    exploded: bool = False
+    rollbacks: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -103,7 +107,7 @@ def load_checkpoint(path: Path, adapter: Adapter, optimizer: torch.optim.Optimiz
         raise UserError(
             f"{path} was written by another version of this program.", fix="Start a new run from its adapter."
         )
-    adapter.load_tensors(read_adapter_tensors(path))
+    adapter.load_tensors(read_adapter_tensors(path), f"The adapter in {path}")
     averaging.restore()
     if averaging.keeps_two_weights:
         adapter.load_tensors(_read(path / TRAINING_WEIGHTS), str(path / TRAINING_WEIGHTS))

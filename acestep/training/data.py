@@ -17,6 +17,7 @@ from acestep.core.errors import UserError
 from acestep.dataset.dataset import genre_songs
 from acestep.preprocess.store import SongTensors, StoredSong, TensorStore, variant_name
 from acestep.settings import TrainSettings
+from acestep.settings.advice import FRAMES_PER_SECOND
 from acestep.training.objective import TIMESTEP_DRAWS, strata_quantiles, timestep_quantile
 
 LEAST_HELD_OUT_FRAMES = 100
@@ -80,6 +81,15 @@ class TrainingData:
     held_out_kind: str  # "songs", "windows" or "none"
     max_length: int
     notes: list[str] = field(default_factory=list)
+
+    def facts(self) -> dict[str, object]:
+        """What is trained on and what is held out, for the run's record."""
+        return {
+            "songs": len(self.songs),
+            "audio_s": round(sum(song.frames for song in self.songs) / FRAMES_PER_SECOND, 3),
+            "held_out": len(self.held_out),
+            "held_out_kind": self.held_out_kind,
+        }
 
     def window_length(self, song: TrainingSong) -> int:
         return min(song.frames, self.max_length) if self.max_length else song.frames

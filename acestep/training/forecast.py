@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ import torch
 
 from acestep.core.device import free_memory
 from acestep.core.jobs import Job
+from acestep.core.paths import TEMPORARY_PREFIX
 from acestep.settings import TrainSettings
 from acestep.training.averaging import Averaging
 from acestep.training.checkpoints import save_checkpoint
@@ -86,6 +87,11 @@ class Forecast:
         return self.steps * self.step_s + self.validations * self.validation_s
 
     @property
+    def fits(self) -> bool:
+        """Whether memory and disk suffice, as far as can be told."""
+        return self.disk_fits and self.memory.verdict != "does not fit"
+
+    @property
     def disk_fits(self) -> bool:
         return self.disk_bytes is None or self.disk_bytes < self.disk_free_bytes
 
@@ -94,7 +100,29 @@ class Forecast:
         return {**asdict(self), "memory": memory, "seconds": self.seconds, "disk_fits": self.disk_fits}
 
 
-def forecast(session: Session, out: Path, job: Job) -> Forecast:
+def expected_of_run(session: Session, already: int, job: Job) -> Forecast:
+    """What a run is about to take, from `already` steps on. One step is timed, so the time is rough.
+
+    Every process measures for itself; memory fits only where it fits for all.
+    """
+    together = session.processes
+    session.processes = together.alone()
+    try:
+        found = forecast(session, session.run.path, job, timed_steps=1)
+    finally:
+        session.processes = together
+    if together.any(found.memory.peak is None):
+        found = replace(found, memory=replace(found.memory, peak=None))
+    written = sum(file.stat().st_size for file in session.run.checkpoints.rglob("*") if file.is_file())
+    return replace(
+        found,
+        steps=found.steps - already,
+        step_s=None if found.step_s is None else found.step_s / together.count,
+        disk_bytes=None if found.disk_bytes is None else max(0, found.disk_bytes - written),
+    )
+
+
+def forecast(session: Session, out: Path, job: Job, timed_steps: int = TIMED_STEPS) -> Forecast:
     """Predict a run from a session that has not begun; `out` is where its folder will be."""
     device = session.model.device
     available = available_memory(device)
@@ -103,14 +131,14 @@ def forecast(session: Session, out: Path, job: Job) -> Forecast:
     optimizer_bytes = adapter_file = 0
     with left_untouched(session):
         try:
-            with job.stage("measure steps", TIMED_STEPS + 1, "steps") as stage, PeakMemory(device) as memory:
+            with job.stage("measure steps", timed_steps + 1, "steps") as stage, PeakMemory(device) as memory:
                 set_training(session, True)
                 epoch_steps = session.order.steps(0)
                 largest = largest_micro_batch(session.data, session.settings)
                 optimizer_step(session, 0, _twice_where_accumulating(largest, epoch_steps))
                 stage.advance(note="the largest windows")
                 times = []
-                for index in _spread_over(len(epoch_steps), TIMED_STEPS):
+                for index in _spread_over(len(epoch_steps), timed_steps):
                     job.check_stop()
                     times.append(optimizer_step(session, 0, epoch_steps[index]).seconds)
                     stage.advance()
@@ -224,7 +252,7 @@ def _time_validation(session: Session) -> float:
 
 def _weigh_checkpoint(session: Session) -> tuple[int, int]:
     """Bytes of a checkpoint, and of the adapter in it."""
-    with tempfile.TemporaryDirectory(prefix="acestep-forecast-") as folder:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=session.run.path) as folder:
         path = save_checkpoint(
             Path(folder), session.adapter, session.tag, session.optimizer, session.averaging, session.state
         )

@@ -17,7 +17,6 @@ import torch
 
 from acestep.adapters import Adapter, TriggerTag, write_adapter_files
 from acestep.adapters.card import write_card
-from acestep.core.errors import UserError
 from acestep.core.jobs import Job, Stage
 from acestep.core.paths import atomic_folder
 from acestep.settings import TrainSettings
@@ -32,13 +31,14 @@ from acestep.training.optimizers import set_learning_rate
 from acestep.training.previews import Previews
 from acestep.training.processes import Processes
 from acestep.training.recorder import SilentRecorder
+from acestep.training.recovery import GoodState, note_before_update, note_skipped, refuse_spoilt_weights, roll_back
 from acestep.training.requests import RequestFiles
 from acestep.training.runs import RunFolder
 from acestep.training.schedules import Length, learning_rate
 from acestep.training.validation import Validation
 
-MOST_BAD_STEPS = 10
-"""So many steps in a row with a loss or gradient that is not a number end the run."""
+TIMED_STEPS = 10
+"""After so many steps the length of the run is told."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,22 @@ class Session:
     clock: Callable[[], float] = time.perf_counter
     curve: dict[int, float] = field(default_factory=dict)
     """Validation losses so far, by step."""
+    good: GoodState | None = None
+    """Where to go back to when steps fail; None while no run goes on."""
 
 
 def fit(session: Session, job: Job) -> None:
     """Train from the session's state to the end of the plan, or until the job is asked to stop."""
     plan, state = session.plan, session.state
+    session.good = GoodState.of(session)
     requests = RequestFiles(session.run.path, job.clock)
     with job.stage("train", plan.total_steps, "steps", already=state.step) as stage:
         while True:
             if session.processes.is_main:
                 requests.collect(job)
             finished = state.step >= plan.total_steps
+            if finished and state.bad_steps > 1:
+                roll_back(session, f"the last {state.bad_steps} steps had a loss or gradient that is not a number")
             stopping = not finished and session.processes.any(job.stop_requested)
             fresh = state.step != session.resumed_at
 
@@ -127,6 +132,19 @@ def fit(session: Session, job: Job) -> None:
 
             state.step += 1
             report(session, stats, stage)
+            if stage.done - stage.already == TIMED_STEPS:
+                say_time_left(session, stage, job)
+
+
+def say_time_left(session: Session, stage: Stage, job: Job) -> None:
+    """After the first steps: how long the rest will take, from what these took."""
+    left_s = stage.remaining_s(job.clock())
+    if left_s is not None and session.processes.is_main:
+        steps = stage.total - stage.done
+        session.record.event("time_left", step=session.state.step, seconds=round(left_s, 1), steps=steps)
+        job.say(
+            f"About {left_s / 60:.0f} min for the other {steps} steps." if left_s > 90 else f"About {left_s:.0f} s."
+        )
 
 
 def due(step: int, every: int) -> bool:
@@ -187,8 +205,11 @@ def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample
     grad_norm = clip(session)
     applied = math.isfinite(loss_value) and math.isfinite(grad_norm)
     if applied:
+        note_before_update(session, loss_value)
         session.optimizer.step()
         session.averaging.update(session.state.step + 1)
+    else:
+        session.processes.note_overflow()
     session.optimizer.zero_grad(set_to_none=True)
     return StepStats(
         loss=loss_value,
@@ -212,7 +233,7 @@ def clip(session: Session) -> float:
 
 
 def report(session: Session, stats: StepStats, stage: Stage) -> None:
-    """Write the step to the log and the progress; end the run when steps keep failing."""
+    """Write the step to the log and the progress; go back, or end the run, when steps keep failing."""
     state = session.state
     state.samples_seen += stats.samples
     note_step(state, stats.loss, stats.samples)
@@ -221,16 +242,10 @@ def report(session: Session, stats: StepStats, stage: Stage) -> None:
     if stats.applied:
         state.bad_steps = 0
         return
-    state.bad_steps += 1
-    state.skipped_steps += 1
-    session.record.warn(state.step, f"Step {state.step} was skipped: its loss or gradient is not a number.")
-    if state.bad_steps >= MOST_BAD_STEPS:
+    diagnosis = note_skipped(session, stats.learning_rate)
+    if diagnosis is not None:
         save(session)
-        raise UserError(
-            f"{MOST_BAD_STEPS} steps in a row up to step {state.step} had a loss or gradient that is not a number.",
-            fix="Lower the learning rate, or train with precision bf16 or fp32.",
-            detail=f"Learning rate {stats.learning_rate:g}; everything up to here is saved in {session.run.path}.",
-        )
+        raise diagnosis
 
 
 def validate(session: Session) -> None:
@@ -264,6 +279,7 @@ def judge_training_loss(session: Session) -> None:
 
 
 def keep_best(session: Session, reason: str) -> None:
+    refuse_spoilt_weights(session)
     write_adapter(session, session.run.best, session.state.step, reason)
     session.record.event("best", step=session.state.step, loss=session.state.best_loss)
 
@@ -275,6 +291,7 @@ def set_training(session: Session, training: bool) -> None:
 
 def save(session: Session) -> None:
     """Write a checkpoint and remove those beyond the number to keep."""
+    refuse_spoilt_weights(session)
     if not session.processes.is_main:
         return
     path = save_checkpoint(

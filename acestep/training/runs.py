@@ -11,6 +11,7 @@ tensorboard/
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,12 +20,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from acestep import __version__
 from acestep.core.errors import UserError
 from acestep.core.events import EventLog, read_events
-from acestep.core.paths import existing_folder, output_folder, read_json, safe_name, write_json
+from acestep.core.paths import disk_errors, existing_folder, output_folder, read_json, safe_name, write_json
 
 SCHEMA_VERSION = 1
+LOCK_FILE = ".run.lock"
 _RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "peft", "lycoris-lora", "lightning-fabric", "safetensors")
 
 
@@ -38,24 +42,53 @@ class RunFolder:
         self.best = path / "best"
         self.final = path / "final"
         self.samples = path / "samples"
+        self._lock: FileLock | None = None
+
+    def claim(self) -> None:
+        """Keep every other process from training in this folder until `release`, or until this process ends."""
+        lock = FileLock(self.path / LOCK_FILE)
+        try:
+            with disk_errors(self.path):
+                lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"Another process is training in {self.path}.", fix="Wait for it, or choose another folder."
+            ) from error
+        self._lock = lock
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def discard(self) -> None:
+        """Take back a run that was refused before its first step. Other files in the folder stay."""
+        self.release()
+        for name in ("run.json", "events.jsonl", LOCK_FILE):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something of the user's is in it
+            self.path.rmdir()
 
     @classmethod
     def create(cls, path: Path, record: dict[str, Any]) -> RunFolder:
         """Make the folder and write run.json. A folder that already holds a run is refused."""
         path = output_folder(path, "the run folder")
+        run = cls(path, {})
+        run.claim()  # before looking: two processes may look at the same moment
         if (path / "run.json").exists():
+            run.release()
             raise UserError(
                 f"{path} already holds a run.", fix=f"Choose another folder, or go on with it: --resume {path}"
             )
-        full = {
+        run.record = {
             "schema_version": SCHEMA_VERSION,
             "program_version": __version__,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _RECORDED_PACKAGES}},
             **record,
         }
-        write_json(path / "run.json", full)
-        return cls(path, full)
+        write_json(path / "run.json", run.record)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 
 from acestep.adapters import TriggerTag, attach
 from acestep.core.device import DeviceChoice, choose_device
-from acestep.core.errors import UserError
+from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import atomic_folder, remove_leftovers
 from acestep.model.checkpoints import Checkpoint
@@ -23,15 +25,18 @@ from acestep.model.loading import load_null_condition, load_silence_latent, load
 from acestep.preprocess.store import TensorStore
 from acestep.settings import PreviewSettings, TrainSettings
 from acestep.training.averaging import make_averaging
-from acestep.training.checkpoints import load_checkpoint, resume_point
+from acestep.training.checkpoints import load_checkpoint, resume_point, step_of
 from acestep.training.compiling import compile_blocks, wants_compiling
 from acestep.training.data import EpochOrder, Flow, TrainingData, load_data
+from acestep.training.failures import explained
+from acestep.training.forecast import Forecast, expected_of_run
 from acestep.training.forward import FlowModel
 from acestep.training.loop import Plan, Session, describe_adapter, fit, set_training, write_adapter
 from acestep.training.optimizers import make_optimizer, rate_notes
 from acestep.training.previews import Previews
 from acestep.training.processes import Processes, start_processes
 from acestep.training.recorder import MetricSink, Recorder, SilentRecorder
+from acestep.training.recovery import Diverged
 from acestep.training.requests import remove_requests
 from acestep.training.runs import RunFolder, RunSummary, summarise
 from acestep.training.schedules import warmup_length
@@ -54,6 +59,13 @@ CHANGEABLE_ON_RESUME = frozenset(
     ]
 )
 """Settings a resumed run may change. Any other would make it a different run under the same name."""
+
+Approval = Callable[[Forecast], bool]
+"""Shown what a run will take before it begins; says whether to go on."""
+
+
+class NotApproved(UserError):
+    """Whoever was shown what the run will take did not want it."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +103,14 @@ def train(
     settings: TrainSettings,
     job: Job,
     resume: Path | None = None,
+    approve: Approval | None = None,
 ) -> TrainOutcome:
     """Train an adapter in the run folder `out`, or go on with the run or checkpoint `resume`.
 
-    A stop asked for through `job` ends at the next step with a full checkpoint. Raises UserError for anything
-    that does not fit together, before a folder is made where that can be known.
+    A stop asked for through `job` ends at the next step with a full checkpoint. With `approve`, what the run will
+    take is measured first, which changes nothing in it, and shown to that function; where it says no, NotApproved is
+    raised and a new run leaves no folder. Raises UserError for anything that does not fit together, before a folder is
+    made where that can be known.
     """
     started = time.perf_counter()
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -108,14 +123,36 @@ def train(
     identity = _identity(checkpoint, store)
     point = resume_point(resume) if resume else None
     if processes.is_main:
-        run = _continued(point, settings, identity) if point else _new(out, settings, identity, plan, choice)
+        run = _continued(point, settings, identity) if point else _new(out, settings, identity, plan, choice, data)
     path = processes.from_main(str(run.path) if processes.is_main else "")
     if not processes.is_main:
         run = RunFolder.open(Path(path))
+    try:
+        inputs = Inputs(checkpoint, store, settings, data, order, plan)
+        return _train_in(run, inputs, choice, processes, job, point, approve, started)
+    finally:
+        run.release()
+
+
+def _train_in(
+    run: RunFolder,
+    inputs: Inputs,
+    choice: DeviceChoice,
+    processes: Processes,
+    job: Job,
+    point: Path | None,
+    approve: Approval | None,
+    started: float,
+) -> TrainOutcome:
+    """Train in a run folder that this process has for itself, and write down how it ended."""
+    settings, plan = inputs.settings, inputs.plan
     log = run.event_log() if processes.is_main else None
     recorder = Recorder(log, _sinks(run, settings), job, settings.log_every) if log else SilentRecorder()
+    session: Session | None = None
     try:
-        session = open_session(Inputs(checkpoint, store, settings, data, order, plan), choice, processes, run, recorder)
+        session = open_session(inputs, choice, processes, run, recorder)
+        if approve:
+            _have_approved(session, point, approve, job)
         if point:
             _take_up(session, point)
         _announce(session, choice, job)
@@ -127,11 +164,22 @@ def train(
             remove_requests(run.path)
         stopped = session.state.step < plan.total_steps and not session.state.ended_early
         adapter = _finish(session, "stopped" if stopped else "finished")
+    except (NotApproved, Stopped):  # before the first step
+        recorder.close("failed")
+        if processes.is_main and not point:
+            run.discard()
+        raise
     except BaseException as error:
+        if session and isinstance(error, Diverged) and processes.is_main:
+            _write_what_was_learnt(session)
         reason = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
         if log:
-            log.emit("end", state="failed", reason=reason)
+            with contextlib.suppress(UserError):  # where the disk is full: the first error is the one to tell
+                log.emit("end", state="failed", reason=reason)
         recorder.close("failed")
+        told = explained(error, run.path, session.state.step) if session else None
+        if told is not None:
+            raise told from error
         raise
     recorder.close("success")
     processes.wait()
@@ -146,6 +194,18 @@ def train(
     )
 
 
+def _have_approved(session: Session, point: Path | None, approve: Approval, job: Job) -> None:
+    """Measure what the run will take and ask whether to go on. Raises NotApproved where the answer is no."""
+    found = expected_of_run(session, step_of(point) if point else 0, job)
+    answer = approve(found) if session.processes.is_main else True
+    if not session.processes.from_main(answer):
+        short = "memory" if found.memory.verdict == "does not fit" else "disk"
+        raise NotApproved(
+            f"The run was not started: its {short} does not suffice." if not found.fits else "The run was not started.",
+            fix=f"Try {', or '.join(found.remedies[:2])}." if found.remedies else "Make room, or change the settings.",
+        )
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a run is made from and what follows from it."""
@@ -158,14 +218,22 @@ class Inputs:
     plan: Plan
 
 
-def _new(out: Path, settings: TrainSettings, identity: dict[str, Any], plan: Plan, choice: DeviceChoice) -> RunFolder:
+def _new(
+    out: Path,
+    settings: TrainSettings,
+    identity: dict[str, Any],
+    plan: Plan,
+    choice: DeviceChoice,
+    data: TrainingData,
+) -> RunFolder:
     record = {"settings": settings.model_dump(mode="json"), **identity, "plan": asdict(plan), "device": str(choice)}
-    return RunFolder.create(out, record)
+    return RunFolder.create(out, {**record, "data": data.facts()})
 
 
 def _continued(point: Path, settings: TrainSettings, identity: dict[str, Any]) -> RunFolder:
     run = RunFolder.open(point)
     _require_same(run, settings, identity)
+    run.claim()
     for folder in (run.path, run.checkpoints):
         remove_leftovers(folder)
     remove_requests(run.path)
@@ -198,7 +266,8 @@ def open_session(
     )
     model = FlowModel(transformer, load_silence_latent(checkpoint), load_null_condition(checkpoint), device)
     model.autocast = processes.autocast
-    optimizer = make_optimizer(adapter.parameters(), settings, warmup_length(settings, inputs.plan.total_steps))
+    warmup_steps = warmup_length(settings, inputs.plan.total_steps)
+    optimizer = make_optimizer(adapter.parameters(), settings, warmup_steps, scaled=processes.scaler is not None)
     info = inputs.store.info
     return Session(
         settings=settings,
@@ -258,15 +327,19 @@ def _require_same(run: RunFolder, settings: TrainSettings, identity: dict[str, A
                 f"The {name} {identity[part]['path']} is not the one the run {run.path.name} was trained on.",
                 fix=f"Give the one recorded in its run.json ({recorded.get('path')}), or start a new run.",
             )
-    recorded = TrainSettings.parse(run.record.get("settings", {}), str(run.path / "run.json"))
-    wanted = settings.model_dump()
-    changed = [name for name, value in recorded.model_dump().items() if wanted[name] != value]
-    refused = [name for name in changed if name not in CHANGEABLE_ON_RESUME]
+    refused = [name for name in _changed(run, settings) if name not in CHANGEABLE_ON_RESUME]
     if refused:
         raise UserError(
             f"A resumed run cannot change {', '.join(refused)}.",
             fix=f"Leave them as they were or start a new run; {', '.join(sorted(CHANGEABLE_ON_RESUME))} may change.",
         )
+
+
+def _changed(run: RunFolder, settings: TrainSettings) -> dict[str, list[Any]]:
+    """The settings that differ from those the run began with: name → before, now."""
+    recorded = TrainSettings.parse(run.record.get("settings", {}), str(run.path / "run.json")).model_dump(mode="json")
+    wanted = settings.model_dump(mode="json")
+    return {name: [value, wanted[name]] for name, value in recorded.items() if wanted[name] != value}
 
 
 def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
@@ -296,29 +369,53 @@ def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
         parameters=parameters,
         modules=len(session.adapter.module_names),
         summary=lines,
+        changed=_changed(session.run, settings),
     )
 
 
 def _finish(session: Session, state: str) -> Path:
-    """Write final/: the best step where validation found one, else the last; and the end of the log."""
-    run, loop = session.run, session.state
+    """Write final/ and the end of the log."""
+    loop = session.state
     if not session.processes.is_main:
-        return run.final
-    if loop.best_step is not None and loop.best_step != loop.step and run.best.is_dir():
-        judged = "validation" if session.validation else "training"
-        reason = f"lowest {judged} loss, {loop.best_loss:.5f} at step {loop.best_step}"
-        _copy_best(session, loop.best_step, reason)
-        step = loop.best_step
-    else:
-        step = loop.step
-        reason = "the last step, which is also the best" if loop.best_step == step else "the last step"
-        write_adapter(session, run.final, step, reason)
+        return session.run.final
+    step, reason = _write_final(session)
     if loop.ended_early:
         session.record.warn(loop.step, f"Ended early: {loop.judgements_without_gain} judgements without improvement.")
     session.record.event(
         "end", state=state, step=loop.step, final_step=step, reason=reason, ended_early=loop.ended_early
     )
-    return run.final
+    return session.run.final
+
+
+def _write_final(session: Session) -> tuple[int, str]:
+    """Write final/, the best step where one was found, else the last good one; returns that step, and why it is."""
+    run, loop = session.run, session.state
+    before = session.curve.get(0)
+    if before is not None and loop.best_loss is not None and loop.best_loss >= before:
+        session.record.warn(
+            loop.step,
+            f"The adapter is no better than the model without it: validation loss {before:.5f} before, "
+            f"{loop.best_loss:.5f} at its best. Lower the learning rate, or look at the labels.",
+        )
+    if loop.best_step is not None and loop.best_step != loop.step and run.best.is_dir():
+        judged = "validation" if session.validation else "training"
+        reason = f"lowest {judged} loss, {loop.best_loss:.5f} at step {loop.best_step}"
+        _copy_best(session, loop.best_step, reason)
+        return loop.best_step, reason
+    good = session.good
+    if good is not None and loop.rollbacks and not good.updates:
+        step, reason = good.step, "the last good step, to which the run went back"
+    else:
+        step = loop.step
+        reason = "the last step, which is also the best" if loop.best_step == step else "the last step"
+    write_adapter(session, run.final, step, reason)
+    return step, reason
+
+
+def _write_what_was_learnt(session: Session) -> None:
+    """Write final/ after a run that diverged, unless it has learnt nothing yet."""
+    if session.run.best.is_dir() or (session.good is not None and session.good.step):
+        _write_final(session)
 
 
 def _copy_best(session: Session, step: int, reason: str) -> None:

@@ -408,3 +408,13 @@ def test_any_content_is_settings_or_a_sentence(values: dict[str, Any]) -> None:
         assert str(error)
     else:
         TrainSettings.parse(found.values, "drawn")
+
+
+def test_patience_and_the_first_best_epoch_are_converted() -> None:
+    found = from_side_step(
+        {"rank": 8, "epochs": 100, "dataset_repeats": 2, "save_best_after": 25, "early_stop_patience": 12}
+    )
+    assert (found.values["best_after_share"], found.values["early_stop_patience"]) == (0.25, 24)
+    assert any("24 judgements" in note for note in found.notes)
+    never = from_side_step({"rank": 8, "epochs": 100, "save_best_after": 100})
+    assert "the run has 100" in never.ignored["save_best_after"] and "best_after_share" not in never.values
