@@ -32,6 +32,7 @@ NOT_SAID: dict[str, Any] = {
     "custom_tag": "",
     "prompt_override": None,
     "repeat": 1,
+    "regularization": False,
 }
 """The labels of a song, each with its value where nothing is known."""
 
@@ -44,7 +45,8 @@ class Song:
     `lyrics` have no time stamps, are [Instrumental] where there is no voice, and empty where there is one but no
     words are known. `timed_lyrics` is the original LRC text; its wording may differ from `lyrics` when those came
     from another file. `sources` names the file each label came from, `overruled` the files
-    that said otherwise in this scan.
+    that said otherwise in this scan. A song marked `regularization` only keeps the model as it is: it is no example
+    of what is to be learned and never gets the trigger word.
     `extra` holds keys of the dataset file that this program does not know.
     """
 
@@ -64,6 +66,7 @@ class Song:
     custom_tag: str = ""
     prompt_override: PromptSource | None = None
     repeat: int = 1
+    regularization: bool = False
     sources: dict[str, str] = field(default_factory=dict)
     overruled: dict[str, list[str]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)

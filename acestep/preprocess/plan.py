@@ -239,4 +239,5 @@ def _entry(planned: PlannedSong) -> StoredSong:
         lyric_prompt=prompts.lyrics,
         metas_cut=facts.metas_cut,
         lyrics_cut=facts.lyrics_cut,
+        regularization=song.regularization,
     )

@@ -44,6 +44,7 @@ _OUR_FILE = re.compile(r"[0-9a-f]{32}\.safetensors")
 _FACTS = "acestep"  # one metadata entry: the order of several would differ from run to run
 _HEADER_LIMIT_BYTES = 16 << 20
 _FLOATS = ("F32", "F16", "BF16")
+_LATER_FIELDS = ("regularization",)
 
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\z")]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -97,6 +98,7 @@ class StoredSong:
     lyric_prompt: str
     metas_cut: bool = False
     lyrics_cut: bool = False
+    regularization: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,13 +188,19 @@ class TensorStore:
 
     def fingerprint(self) -> str:
         """32 hex digits that change with any tensor, label or weight of the songs, not with the folder's place."""
-        return value_hash([asdict(self.info), [asdict(song) for song in self.songs]])
+        return value_hash([asdict(self.info), [_said(song) for song in self.songs]])
 
     def size_bytes(self) -> int:
         """Bytes of the tensor files the index refers to; missing ones count as nothing."""
         files = {latents_file(self.folder, song.latents_key) for song in self.songs}
         files |= {condition_file(self.folder, song.condition_key) for song in self.songs}
         return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _said(song: StoredSong) -> dict[str, Any]:
+    """The entry without fields of later versions that say nothing, so that an old folder keeps its fingerprint."""
+    entry = asdict(song)
+    return {name: value for name, value in entry.items() if value or name not in _LATER_FIELDS}
 
 
 def refuse_other_model(store: TensorStore, name: str, vae: str, condition: str) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from acestep.core.errors import UserError
 from acestep.dataset.dataset import genre_songs
-from acestep.preprocess.store import SongTensors, StoredSong, TensorStore, variant_name
+from acestep.dataset.labels import in_words
+from acestep.preprocess.store import SOURCES, SongTensors, StoredSong, TensorStore, variant_name
 from acestep.settings import TrainSettings
 from acestep.training.objective import TIMESTEP_DRAWS, strata_quantiles, timestep_quantile
 
@@ -23,6 +24,8 @@ LEAST_HELD_OUT_FRAMES = 100
 """Shorter ends of songs (4 s) are not worth holding out."""
 AUTO_HOLDS_OUT_SONGS_FROM = 10
 """Datasets of this many songs can spare whole songs for validation."""
+TILE_LENGTHS = 32
+"""Lengths of tiles are rounded up to such a part of the longest, so that tiles of different songs share batches."""
 
 
 def derived_generator(*parts: object) -> torch.Generator:
@@ -40,6 +43,10 @@ class TrainingSong:
     condition: Tensor  # (L, E)
     frames: int
 
+    @property
+    def regularization(self) -> bool:
+        return self.stored.regularization
+
 
 @dataclass(frozen=True)
 class Window:
@@ -55,10 +62,32 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """What one sample takes of a song: `length` frames from `start`, or from anywhere where that is None."""
+
+    start: int | None
+    length: int
+
+
+def tiles(frames: int, longest: int) -> tuple[Piece, ...]:
+    """The fewest windows of one length up to `longest` that cover `frames` frames, spread evenly from end to end.
+
+    Neighbours overlap by less than a sixteenth of `longest`, so every part counts practically once.
+    """
+    count = -(-frames // longest)
+    if count == 1:
+        return (Piece(0, frames),)
+    grain = max(1, longest // TILE_LENGTHS)
+    length = min(longest, -(-frames // (count * grain)) * grain)
+    return tuple(Piece(number * (frames - length) // (count - 1), length) for number in range(count))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Equal-length windows with every random draw already made. Condition lengths may differ.
 
-    latents, noise: (B, T, C) fp32; t, uniform: (B,) fp32; conditions: B tensors (L, E).
+    latents, noise: (B, T, C) fp32; t, uniform, weights: (B,) fp32; conditions: B tensors (L, E).
+    `weights` are the factors on the losses of the items.
     """
 
     latents: Tensor
@@ -66,6 +95,7 @@ class Batch:
     t: Tensor
     uniform: Tensor
     conditions: list[Tensor]
+    weights: Tensor
 
     def __len__(self) -> int:
         return self.latents.shape[0]
@@ -73,22 +103,29 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Songs to train on and windows to validate on."""
+    """Songs to train on and windows to validate on. `max_length` is the longest window in frames, 0: whole songs."""
 
     songs: list[TrainingSong]
     held_out: list[Window]
     held_out_kind: str  # "songs", "windows" or "none"
     max_length: int
     notes: list[str] = field(default_factory=list)
+    tiled: bool = False
 
-    def window_length(self, song: TrainingSong) -> int:
-        return min(song.frames, self.max_length) if self.max_length else song.frames
+    @property
+    def songs_to_learn(self) -> list[TrainingSong]:
+        return [song for song in self.songs if not song.regularization]
+
+    def pieces(self, song: TrainingSong) -> tuple[Piece, ...]:
+        """What an epoch takes of a song, once for each of its repeats. All pieces of a song have one length."""
+        longest = self.max_length or song.frames
+        return tiles(song.frames, longest) if self.tiled else (Piece(None, min(song.frames, longest)),)
 
 
 def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
     """Read every song once into memory and split off what is held out.
 
-    Raises UserError when no song is there or the validation asked for would leave nothing to train on.
+    Raises UserError when no song to learn is there or the validation asked for would leave nothing to train on.
     """
     if not store.songs:
         raise UserError(f"{store.folder} holds no encoded songs.", fix="Run preprocess on a labelled dataset first.")
@@ -97,11 +134,20 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
     by_genre = genre_songs(store.songs, ratio)
     songs = []
     for stored in store.songs:
+        if stored.regularization and not settings.regularization_weight:
+            continue
         tensors = store.load(stored)
         source = stored.override or ("genre" if stored.id in by_genre else "caption")
-        condition = _condition(tensors, variant_name(source, position))
+        place = "none" if stored.regularization else position  # the trigger word is not to mean these songs
+        condition = _condition(tensors, variant_name(source, place))
         songs.append(TrainingSong(stored, tensors.latents.float(), condition, tensors.latents.shape[0]))
+    if all(song.regularization for song in songs):
+        raise UserError(
+            f"All {len(store.songs)} songs of {store.folder} are marked as regularization; there is nothing to learn.",
+            fix="Take the mark from the songs that are to be learned and run preprocess again; it keeps their audio.",
+        )
     data = _split(songs, settings)
+    data.notes.extend(_regularization_notes(store, settings))
     if store.info.unfinished:
         data.notes.append(
             f"Preprocessing was stopped before its end: {store.info.unfinished} songs are not encoded and are left out."
@@ -115,31 +161,61 @@ def _condition(tensors: SongTensors, variant: str) -> Tensor:
     return join_condition(tensors.head[None], tensors.texts[variant][None])[0]
 
 
+def _regularization_notes(store: TensorStore, settings: TrainSettings) -> Iterator[str]:
+    marked = [song for song in store.songs if song.regularization]
+    if marked and not settings.regularization_weight:
+        yield f"{len(marked)} regularization songs are left out, because their weight is 0."
+    elif tag := store.info.trigger_word.strip().casefold():
+        named = [song.title for song in marked if any(tag in prompt.casefold() for prompt in _untagged(song))]
+        if named:
+            yield f'The labels of regularization songs hold the trigger word "{tag}" themselves: {in_words(named)}.'
+
+
+def _untagged(song: StoredSong) -> list[str]:
+    return [song.prompts[song.variants[variant_name(source, "none")]] for source in SOURCES]
+
+
 def _split(songs: list[TrainingSong], settings: TrainSettings) -> TrainingData:
     kind = settings.validation
     if kind == "auto":
-        kind = "songs" if len(songs) >= AUTO_HOLDS_OUT_SONGS_FROM else "windows"
+        learned = sum(not song.regularization for song in songs)
+        kind = "songs" if learned >= AUTO_HOLDS_OUT_SONGS_FROM else "windows"
     if kind == "songs":
-        return _hold_out_songs(songs, settings)
-    if kind == "windows":
-        return _hold_out_ends(songs, settings)
-    return TrainingData(songs, [], "none", settings.max_latent_length)
+        training, held_out = _hold_out_songs(songs, settings)
+    elif kind == "windows":
+        training, held_out = _hold_out_ends(songs, settings)
+    else:
+        training, held_out = songs, []
+    notes = []
+    if kind == "windows" and not held_out:
+        notes.append("No song is long enough to hold out its end, so this run has no validation.")
+    return TrainingData(
+        songs=training,
+        held_out=held_out,
+        held_out_kind=kind if held_out else "none",
+        max_length=0 if settings.window == "whole" else settings.max_latent_length,
+        notes=notes,
+        tiled=settings.window == "tiled",
+    )
 
 
-def _hold_out_songs(songs: list[TrainingSong], settings: TrainSettings) -> TrainingData:
-    if len(songs) < 2:
+Split = tuple[list[TrainingSong], list[Window]]
+
+
+def _hold_out_songs(songs: list[TrainingSong], settings: TrainSettings) -> Split:
+    learned = [song for song in songs if not song.regularization]
+    if len(learned) < 2:
         raise UserError(
-            "One song cannot be split into training and validation songs.",
+            "One song to learn cannot be split into training and validation songs.",
             fix='Set "validation" to windows or none, or add songs.',
         )
     # By hash and not by position: adding a song moves no other song between the two sets.
-    ranked = sorted(songs, key=lambda song: hashlib.sha256(f"{settings.seed}:{song.stored.id}".encode()).digest())
-    count = min(max(1, round(len(songs) * settings.validation_share)), len(songs) - 1)
+    ranked = sorted(learned, key=lambda song: hashlib.sha256(f"{settings.seed}:{song.stored.id}".encode()).digest())
+    count = min(max(1, round(len(learned) * settings.validation_share)), len(learned) - 1)
     chosen = {song.stored.id for song in ranked[:count]}
     training = [song for song in songs if song.stored.id not in chosen]
     longest = settings.max_latent_length or max(song.frames for song in songs)
-    held_out = [_middle(song, longest) for song in songs if song.stored.id in chosen]
-    return TrainingData(training, held_out, "songs", settings.max_latent_length)
+    return training, [_middle(song, longest) for song in songs if song.stored.id in chosen]
 
 
 def _middle(song: TrainingSong, longest: int) -> Window:
@@ -147,27 +223,27 @@ def _middle(song: TrainingSong, longest: int) -> Window:
     return Window(song, (song.frames - length) // 2, length)
 
 
-def _hold_out_ends(songs: list[TrainingSong], settings: TrainSettings) -> TrainingData:
+def _hold_out_ends(songs: list[TrainingSong], settings: TrainSettings) -> Split:
     training, held_out = [], []
     for song in songs:
         held = max(round(song.frames * settings.validation_share), LEAST_HELD_OUT_FRAMES)
         if settings.max_latent_length:
             held = min(held, settings.max_latent_length)
-        if song.frames < 2 * held:
-            training.append(song)  # too short to spare an end
+        if song.regularization or song.frames < 2 * held:
+            training.append(song)  # not to be judged by, or too short to spare an end
             continue
         kept = song.frames - held
         training.append(TrainingSong(song.stored, song.latents, song.condition, kept))
         held_out.append(Window(song, kept, held))
-    notes = [] if held_out else ["No song is long enough to hold out its end, so this run has no validation."]
-    return TrainingData(training, held_out, "windows" if held_out else "none", settings.max_latent_length, notes)
+    return training, held_out
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One place in an epoch: which song, and the position that seeds its draws."""
+    """One place in an epoch: which piece of which song, and the position that seeds its draws."""
 
     song: TrainingSong
+    piece: Piece
     position: int
 
 
@@ -184,16 +260,22 @@ class EpochOrder:
 
     def steps(self, epoch: int) -> list[list[list[Sample]]]:
         """Epoch → optimizer steps → micro-batches → samples."""
-        songs = [song for song in self.data.songs for _ in range(song.stored.repeat)]
-        order = torch.randperm(len(songs), generator=derived_generator(self.settings.seed, "order", epoch)).tolist()
-        batches = list(self._batches([Sample(songs[index], place) for place, index in enumerate(order)]))
+        pieces = [
+            (song, piece)
+            for song in self.data.songs
+            for piece in self.data.pieces(song)
+            for _ in range(song.stored.repeat)
+        ]
+        order = torch.randperm(len(pieces), generator=derived_generator(self.settings.seed, "order", epoch)).tolist()
+        shuffled = enumerate(pieces[index] for index in order)
+        batches = list(self._batches([Sample(song, piece, place) for place, (song, piece) in shuffled]))
         size = self.settings.gradient_accumulation
         return [batches[first : first + size] for first in range(0, len(batches), size)]
 
     def _batches(self, samples: list[Sample]) -> Iterator[list[Sample]]:
         waiting: dict[int, list[Sample]] = {}
         for sample in samples:
-            same_length = waiting.setdefault(self.data.window_length(sample.song), [])
+            same_length = waiting.setdefault(sample.piece.length, [])
             same_length.append(sample)
             if len(same_length) == self.settings.batch_size:
                 yield same_length.copy()
@@ -217,8 +299,9 @@ def draw_batch(
     draw = TIMESTEP_DRAWS[settings.timestep_draw]
     for sample in samples:
         generator = derived_generator(settings.seed, "sample", epoch, sample.position)
-        length = data.window_length(sample.song)
-        start = int(torch.randint(sample.song.frames - length + 1, (1,), generator=generator))
+        start, length = sample.piece.start, sample.piece.length
+        if start is None:
+            start = int(torch.randint(sample.song.frames - length + 1, (1,), generator=generator))
         t = draw(flow.mu, flow.sigma, generator)
         if strata:
             t = timestep_quantile(settings.timestep_draw, flow.mu, flow.sigma, strata[sample.position])
@@ -232,6 +315,7 @@ def draw_batch(
         t=torch.tensor(timesteps),
         uniform=torch.tensor(uniforms),
         conditions=[sample.song.condition for sample in samples],
+        weights=torch.tensor([settings.regularization_weight if s.song.regularization else 1.0 for s in samples]),
     )
 
 
