@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from acestep.core.errors import UserError
 from acestep.dataset.labels import ALIASES, Labels, set_label
+from acestep.dataset.lrc import plain_lyrics
 from acestep.model.facts import INSTRUMENTAL, UNKNOWN_LANGUAGE
 from acestep.model.prompt import PromptLabels
 
@@ -75,6 +76,11 @@ class Song:
     def labeled(self) -> bool:
         """Can this song be trained on? It needs a caption or a genre."""
         return bool(self.caption or self.genre)
+
+    @property
+    def times_fit(self) -> bool:
+        """Are the words of `timed_lyrics` those of `lyrics`, so that their times tell what is sung when?"""
+        return bool(self.timed_lyrics) and plain_lyrics(self.timed_lyrics) == self.lyrics.strip()
 
     def labels(self, text: str, duration_s: float) -> PromptLabels:
         """What prompts say about the song, with `text` as the caption, for `duration_s` seconds of it."""

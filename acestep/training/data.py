@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from torch import Tensor
 from acestep.core.errors import UserError
 from acestep.dataset.dataset import genre_songs
 from acestep.dataset.labels import in_words
-from acestep.preprocess.store import SOURCES, SongTensors, StoredSong, TensorStore, variant_name
+from acestep.preprocess.store import SOURCES, StoredSong, TensorStore, variant_name
+from acestep.preprocess.tiles import Piece, tiles
 from acestep.settings import TrainSettings
 from acestep.training.objective import TIMESTEP_DRAWS, strata_quantiles, timestep_quantile
 
@@ -24,8 +25,6 @@ LEAST_HELD_OUT_FRAMES = 100
 """Shorter ends of songs (4 s) are not worth holding out."""
 AUTO_HOLDS_OUT_SONGS_FROM = 10
 """Datasets of this many songs can spare whole songs for validation."""
-TILE_LENGTHS = 32
-"""Lengths of tiles are rounded up to such a part of the longest, so that tiles of different songs share batches."""
 
 
 def derived_generator(*parts: object) -> torch.Generator:
@@ -36,12 +35,16 @@ def derived_generator(*parts: object) -> torch.Generator:
 
 @dataclass(frozen=True)
 class TrainingSong:
-    """One song in memory. Windows are drawn from the first `frames` frames; what follows is held out."""
+    """One song in memory. Windows are drawn from the first `frames` frames; what follows is held out.
+
+    `windows` are those with lyrics and duration of their own; `condition` (L, E) is that of the whole song.
+    """
 
     stored: StoredSong
     latents: Tensor  # (T, C) fp32
-    condition: Tensor  # (L, E)
+    condition: Tensor
     frames: int
+    windows: Mapping[Piece, Tensor] = field(default_factory=dict)
 
     @property
     def regularization(self) -> bool:
@@ -59,27 +62,6 @@ class Window:
     @property
     def latents(self) -> Tensor:
         return self.song.latents[self.start : self.start + self.length]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one sample takes of a song: `length` frames from `start`, or from anywhere where that is None."""
-
-    start: int | None
-    length: int
-
-
-def tiles(frames: int, longest: int) -> tuple[Piece, ...]:
-    """The fewest windows of one length up to `longest` that cover `frames` frames, spread evenly from end to end.
-
-    Neighbours overlap by less than a sixteenth of `longest`, so every part counts practically once.
-    """
-    count = -(-frames // longest)
-    if count == 1:
-        return (Piece(0, frames),)
-    grain = max(1, longest // TILE_LENGTHS)
-    length = min(longest, -(-frames // (count * grain)) * grain)
-    return tuple(Piece(number * (frames - length) // (count - 1), length) for number in range(count))
 
 
 @dataclass(frozen=True)
@@ -116,8 +98,15 @@ class TrainingData:
     def songs_to_learn(self) -> list[TrainingSong]:
         return [song for song in self.songs if not song.regularization]
 
+    def lyric_grid(self, song: TrainingSong) -> tuple[Piece, ...]:
+        """The windows with lyrics of their own that fit: none in whole songs, none that reach into a held-out end."""
+        ends = ((piece, (piece.start or 0) + piece.length) for piece in song.windows)
+        return tuple(piece for piece, end in ends if end <= song.frames and piece.length <= self.max_length)
+
     def pieces(self, song: TrainingSong) -> tuple[Piece, ...]:
         """What an epoch takes of a song, once for each of its repeats. All pieces of a song have one length."""
+        if grid := self.lyric_grid(song):
+            return grid if self.tiled else (Piece(None, grid[0].length),)
         longest = self.max_length or song.frames
         return tiles(song.frames, longest) if self.tiled else (Piece(None, min(song.frames, longest)),)
 
@@ -139,8 +128,13 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
         tensors = store.load(stored)
         source = stored.override or ("genre" if stored.id in by_genre else "caption")
         place = "none" if stored.regularization else position  # the trigger word is not to mean these songs
-        condition = _condition(tensors, variant_name(source, place))
-        songs.append(TrainingSong(stored, tensors.latents.float(), condition, tensors.latents.shape[0]))
+        variant = variant_name(source, place)
+        condition = _condition(tensors.head, tensors.texts[variant])
+        windows = {}
+        for window in stored.windows:
+            head, texts = store.load_window(stored, window)
+            windows[Piece(window.start, window.frames)] = _condition(head, texts[variant])
+        songs.append(TrainingSong(stored, tensors.latents.float(), condition, tensors.latents.shape[0], windows))
     if all(song.regularization for song in songs):
         raise UserError(
             f"All {len(store.songs)} songs of {store.folder} are marked as regularization; there is nothing to learn.",
@@ -148,6 +142,9 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
         )
     data = _split(songs, settings)
     data.notes.extend(_regularization_notes(store, settings))
+    unused = [song.stored.title for song in data.songs if song.windows and not data.lyric_grid(song)]
+    if unused and data.max_length:
+        data.notes.append(f"Windows with their own lyrics are longer than the longest window here: {in_words(unused)}.")
     if store.info.unfinished:
         data.notes.append(
             f"Preprocessing was stopped before its end: {store.info.unfinished} songs are not encoded and are left out."
@@ -155,10 +152,10 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
     return data
 
 
-def _condition(tensors: SongTensors, variant: str) -> Tensor:
+def _condition(head: Tensor, text: Tensor) -> Tensor:
     from acestep.model.condition import join_condition
 
-    return join_condition(tensors.head[None], tensors.texts[variant][None])[0]
+    return join_condition(head[None], text[None])[0]
 
 
 def _regularization_notes(store: TensorStore, settings: TrainSettings) -> Iterator[str]:
@@ -233,7 +230,7 @@ def _hold_out_ends(songs: list[TrainingSong], settings: TrainSettings) -> Split:
             training.append(song)  # not to be judged by, or too short to spare an end
             continue
         kept = song.frames - held
-        training.append(TrainingSong(song.stored, song.latents, song.condition, kept))
+        training.append(replace(song, frames=kept))
         held_out.append(Window(song, kept, held))
     return training, held_out
 
@@ -295,11 +292,14 @@ def draw_batch(
 
     `strata` gives samples, by position, the quantile of their timestep instead of a draw of its own.
     """
-    windows, noises, timesteps, uniforms = [], [], [], []
+    windows, noises, timesteps, uniforms, conditions = [], [], [], [], []
     draw = TIMESTEP_DRAWS[settings.timestep_draw]
     for sample in samples:
         generator = derived_generator(settings.seed, "sample", epoch, sample.position)
-        start, length = sample.piece.start, sample.piece.length
+        piece = sample.piece
+        if piece.start is None and (grid := data.lyric_grid(sample.song)):
+            piece = grid[int(torch.randint(len(grid), (1,), generator=generator))]
+        start, length = piece.start, piece.length
         if start is None:
             start = int(torch.randint(sample.song.frames - length + 1, (1,), generator=generator))
         t = draw(flow.mu, flow.sigma, generator)
@@ -308,13 +308,14 @@ def draw_batch(
         timesteps.append(t)
         uniforms.append(float(torch.rand(1, generator=generator)))
         windows.append(Window(sample.song, start, length).latents)
+        conditions.append(sample.song.windows.get(piece, sample.song.condition))
         noises.append(torch.randn(windows[-1].shape, generator=generator))
     return Batch(
         latents=torch.stack(windows),
         noise=torch.stack(noises),
         t=torch.tensor(timesteps),
         uniform=torch.tensor(uniforms),
-        conditions=[sample.song.condition for sample in samples],
+        conditions=conditions,
         weights=torch.tensor([settings.regularization_weight if s.song.regularization else 1.0 for s in samples]),
     )
 

@@ -20,7 +20,8 @@ from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
 from acestep.preprocess.store import TensorStore
-from acestep.training.data import EpochOrder, Flow, draw_batch, load_data, tiles
+from acestep.preprocess.tiles import tiles
+from acestep.training.data import EpochOrder, Flow, draw_batch, load_data
 from acestep.training.forecast import largest_micro_batch
 from acestep.training.forward import FlowModel
 from acestep.training.train import train
