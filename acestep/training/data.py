@@ -7,6 +7,7 @@ resumed run, another batch size or another number of processes sees the same win
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from acestep.core.errors import UserError
 from acestep.dataset.dataset import genre_songs
 from acestep.dataset.labels import in_words
+from acestep.model.prompt import read_prompts
 from acestep.preprocess.store import SOURCES, StoredSong, TensorStore, variant_name
 from acestep.preprocess.tiles import Piece, tiles
 from acestep.settings import TrainSettings
@@ -162,14 +164,17 @@ def _regularization_notes(store: TensorStore, settings: TrainSettings) -> Iterat
     marked = [song for song in store.songs if song.regularization]
     if marked and not settings.regularization_weight:
         yield f"{len(marked)} regularization songs are left out, because their weight is 0."
-    elif tag := store.info.trigger_word.strip().casefold():
-        named = [song.title for song in marked if any(tag in prompt.casefold() for prompt in _untagged(song))]
+    elif tag := store.info.trigger_word.strip():
+        word = re.compile(rf"(?<!\w){re.escape(tag)}(?!\w)", re.IGNORECASE)
+        named = [song.title for song in marked if any(word.search(caption) for caption in _captions(song))]
         if named:
             yield f'The labels of regularization songs hold the trigger word "{tag}" themselves: {in_words(named)}.'
 
 
-def _untagged(song: StoredSong) -> list[str]:
-    return [song.prompts[song.variants[variant_name(source, "none")]] for source in SOURCES]
+def _captions(song: StoredSong) -> list[str]:
+    """Caption and genre as the prompts without trigger word hold them."""
+    prompts = (song.prompts[song.variants[variant_name(source, "none")]] for source in SOURCES)
+    return [labels.caption for prompt in prompts if (labels := read_prompts(prompt, song.lyric_prompt))]
 
 
 def _split(songs: list[TrainingSong], settings: TrainSettings) -> TrainingData:

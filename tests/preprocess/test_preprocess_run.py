@@ -231,7 +231,8 @@ def test_a_killed_run_goes_on(
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    whole = [name for name in content(out) if "/.writing-" not in name]
+    # on a slow machine the index is written meanwhile
+    whole = [name for name in content(out) if "/.writing-" not in name and name != "index.json"]
     assert len(whole) == at - 1 + after
     report = encode(songs, out, two_pass=two_pass)
     assert report.latents_encoded + report.conditions_encoded < 6, "what was finished is used again"

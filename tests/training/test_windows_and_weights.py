@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
+from acestep.model.prompt import PromptLabels, lyric_prompt, text_prompt
 from acestep.preprocess.store import TensorStore
 from acestep.preprocess.tiles import tiles
 from acestep.training.data import EpochOrder, Flow, draw_batch, load_data
@@ -183,9 +185,12 @@ def test_songs_for_regularization_have_no_trigger_word(make_store: MakeStore) ->
 
 
 def test_a_trigger_word_in_the_labels_themselves_is_told(make_store: MakeStore) -> None:
-    store = make_store([Shape(60), Shape(60, regularization=True)], trigger_word="Without")
-    (note,) = load_data(store, short_run(validation="none")).notes
-    assert "song 1" in note and "without" in note
+    for word, told in (("Handstyle", True), ("hand", False), ("bpm", False)):
+        store = make_store([Shape(60), Shape(60, regularization=True)], trigger_word=word)
+        prompts = [text_prompt(PromptLabels(caption)) for caption in ("Handstyle, a waltz", "a waltz, HANDSTYLE")]
+        store.songs[1] = replace(store.songs[1], prompts=prompts, lyric_prompt=lyric_prompt(PromptLabels("")))
+        notes = load_data(store, short_run(validation="none")).notes
+        assert [f'"{word}" themselves: song 1' in note for note in notes] == ([True] if told else [])
 
 
 @pytest.mark.parametrize("kind", ["songs", "windows"])
