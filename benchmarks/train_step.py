@@ -80,7 +80,7 @@ class OurLoop:
         attached = attach(transformer, self.settings)
         songs = [
             TrainingSong(
-                stored=SimpleNamespace(id=f"{index:016x}", repeat=1, title=str(index)),
+                stored=SimpleNamespace(id=f"{index:016x}", repeat=1, regularization=False, title=str(index)),
                 latents=torch.randn(4 * options.frames, LATENT_WIDTH),
                 condition=torch.randn(CONDITION_TOKENS, CONDITION_WIDTH),
                 frames=4 * options.frames,

@@ -64,7 +64,8 @@ def dataset(options: DatasetOptions, job: Job) -> Output:
     facts = summary(found)
     lines = [
         f"{facts.songs} songs, {facts.duration_s / 60:.1f} min: {facts.labeled} labelled, "
-        f"{facts.instrumental} instrumental, {facts.with_lyrics} with lyrics.",
+        f"{facts.instrumental} instrumental, {facts.with_lyrics} with lyrics"
+        + (f", {facts.regularization} for regularization." if facts.regularization else "."),
         *problem_lines(found.problems),
         *edit_lines,
     ]

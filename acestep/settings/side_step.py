@@ -170,7 +170,7 @@ def to_side_step(settings: TrainSettings, name: str = "", description: str = "")
         "learning_rate": settings.learning_rate,
         "epochs": settings.epochs,
         "dataset_repeats": 1,
-        "crop_mode": "latent" if settings.max_latent_length else "full",
+        "crop_mode": "full" if settings.window == "whole" or not settings.max_latent_length else "latent",
         "chunk_duration": 0,
         "max_latent_length": settings.max_latent_length,
         "optimizer_type": settings.optimizer if settings.optimizer in OPTIMIZERS else "adamw",

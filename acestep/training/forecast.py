@@ -212,7 +212,8 @@ def largest_micro_batch(data: TrainingData, settings: TrainSettings) -> list[Sam
     """
     groups: dict[int, list[Sample]] = {}
     for song in data.songs:
-        groups.setdefault(data.window_length(song), []).extend(Sample(song, 0) for _ in range(song.stored.repeat))
+        for piece in data.pieces(song):
+            groups.setdefault(piece.length, []).extend(Sample(song, piece, 0) for _ in range(song.stored.repeat))
     batches: list[list[Sample]] = []
     for samples in groups.values():
         samples.sort(key=lambda sample: -sample.song.condition.shape[0])
@@ -220,17 +221,17 @@ def largest_micro_batch(data: TrainingData, settings: TrainSettings) -> list[Sam
 
     def tokens(batch: list[Sample]) -> int:
         # conditions are padded to the longest, which stands first; two latent frames make one token
-        return len(batch) * (data.window_length(batch[0].song) // 2 + batch[0].song.condition.shape[0])
+        return len(batch) * (batch[0].piece.length // 2 + batch[0].song.condition.shape[0])
 
     largest: list[Sample] = max(batches, key=tokens)
-    return [Sample(sample.song, place) for place, sample in enumerate(largest)]
+    return [replace(sample, position=place) for place, sample in enumerate(largest)]
 
 
 def _twice_where_accumulating(batch: list[Sample], steps: list[list[list[Sample]]]) -> list[list[Sample]]:
     """Two passes where the run has more than one in a step: in the second, gradients are there beside activations."""
     if max(len(step) for step in steps) < 2:
         return [batch]
-    return [batch, [Sample(sample.song, sample.position + len(batch)) for sample in batch]]
+    return [batch, [replace(sample, position=sample.position + len(batch)) for sample in batch]]
 
 
 def _spread_over(steps: int, count: int) -> list[int]:
@@ -330,7 +331,12 @@ class PeakMemory:
 
 def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str, ...]:
     """What lowers the peak, the largest part of it first; within a part what costs least comes first."""
-    smaller = settings.max_latent_length // 2 if settings.max_latent_length else 1500
+    if settings.window == "whole":
+        smaller = settings.max_latent_length or 1500
+        shorten = f"--window random --max-latent-length {smaller}"
+    else:
+        smaller = settings.max_latent_length // 2 if settings.max_latent_length else 1500
+        shorten = f"--max-latent-length {smaller}"
     activations = [
         *([] if settings.gradient_checkpointing else ["--gradient-checkpointing (a third more time)"]),
         *(
@@ -338,7 +344,7 @@ def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str,
             if settings.batch_size > 1
             else []
         ),
-        *([f"--max-latent-length {smaller} ({smaller / 25:.0f} s windows)"] if smaller >= 250 else []),
+        *([f"{shorten} ({smaller / 25:.0f} s windows)"] if smaller >= 250 else []),
     ]
     state = [
         *(

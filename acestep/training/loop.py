@@ -180,7 +180,7 @@ class StepStats:
 
 
 def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample]]) -> StepStats:
-    """Accumulate the gradient of the mean loss over all samples of the step, clip it, and update the adapter.
+    """Accumulate the gradient of Σ weight · loss / samples of the step, clip it, and update the adapter.
 
     A step whose loss or gradient is not a number changes nothing.
     """
@@ -198,7 +198,8 @@ def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample
         items = session.model.item_losses(batch, settings.condition_dropout)
         if settings.loss_weighting == "min_snr":
             items = items * snr_weights(batch.t.to(items.device), settings.snr_gamma)
-        loss = items.sum() / samples
+        # Over the number of samples, not the sum of weights: a weight changes no other sample's part in the gradient.
+        loss = (items * batch.weights.to(items.device)).sum() / samples
         session.processes.fabric.backward(loss)
         total += loss.detach()
     loss_value = float(session.processes.add_up(session.adapter.parameters(), total))

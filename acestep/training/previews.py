@@ -160,7 +160,7 @@ class Previews:
 
     def _encode(self, session: Session) -> list[Prompt]:
         """Conditions of all captions; the encoders are let go at once."""
-        labels = preview_labels(session.settings, session.tag, session.data.songs[0].stored)
+        labels = preview_labels(session.settings, session.tag, session.data.songs_to_learn[0].stored)
         encoders = Encoders(self._checkpoint, self._choice, {})
         try:
             texts = tuple(text_prompt(one) for one in labels)

@@ -300,6 +300,7 @@ def _sinks(run: RunFolder, settings: TrainSettings) -> list[MetricSink]:
 
 def _identity(checkpoint: Checkpoint, store: TensorStore) -> dict[str, Any]:
     """What a run was made from, in a form that survives moving folders."""
+    learned = [song for song in store.songs if not song.regularization]
     return {
         "model": {
             "name": checkpoint.name,
@@ -310,8 +311,9 @@ def _identity(checkpoint: Checkpoint, store: TensorStore) -> dict[str, Any]:
         "tensors": {
             "path": str(store.folder),
             "dataset": store.info.dataset_name,
-            "songs": len(store.songs),
-            "audio_s": round(sum(song.duration_s for song in store.songs), 3),
+            "songs": len(learned),
+            "regularization_songs": len(store.songs) - len(learned),
+            "audio_s": round(sum(song.duration_s for song in learned), 3),
             "fingerprint": store.fingerprint(),
             "trigger_word": store.info.trigger_word,
         },
@@ -346,9 +348,12 @@ def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
     """Say and record the derived numbers of the run once: a user's log is a bug report."""
     settings, plan, data = session.settings, session.plan, session.data
     parameters = sum(parameter.numel() for parameter in session.adapter.parameters())
+    learned = len(data.songs_to_learn)
+    regularization = len(data.songs) - learned
+    beside = f" beside {regularization} for regularization" if regularization else ""
     lines = [
         f"device {choice}",
-        f"{len(data.songs)} songs to train on, {len(data.held_out)} windows held out ({data.held_out_kind})",
+        f"{learned} songs to train on{beside}, {len(data.held_out)} windows held out ({data.held_out_kind})",
         f"{plan.total_steps} steps, {plan.steps_per_epoch} an epoch, "
         f"up to {settings.batch_size * settings.gradient_accumulation} windows a step, "
         f"{warmup_length(settings, plan.total_steps)} steps of warm-up",

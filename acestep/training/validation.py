@@ -63,6 +63,7 @@ class Validation:
                 t=torch.tensor(timesteps),
                 uniform=torch.ones(len(timesteps)),
                 conditions=[window.song.condition] * len(timesteps),
+                weights=torch.ones(len(timesteps)),
             )
             losses += model.item_losses(batch, condition_dropout=0.0).tolist()
         return losses

@@ -88,6 +88,7 @@ def make_store(tmp_path: Path, checkpoint: Checkpoint) -> MakeStore:
                     variants={name: int(name.endswith("none")) for name in variant_names()},
                     prompts=["with tag", "without"],
                     lyric_prompt="",
+                    regularization=shape.regularization,
                 )
             )
         write_index(folder, StoreInfo(**{**facts, **changes}), songs)
