@@ -175,6 +175,9 @@ def read_tensors(source: AdapterSource) -> dict[str, Tensor]:
     return {name: tensors[key] for name, key in source.keys.items()}
 
 
+_ROW_LENGTHS = ("lora_magnitude_vector", "dora_scale")
+
+
 def write_adapter_files(
     adapter: Adapter, folder: Path, tag: TriggerTag | None = None, dtype: SaveDtype = "fp32"
 ) -> None:
@@ -191,8 +194,9 @@ def write_adapter_files(
     own = adapter.tensors()
     refuse_unusable(own, "The adapter cannot be saved")
     target = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    # alpha and the like stay fp32: bf16 has but eight binary digits
-    keep = adapter.constants()
+    # alpha and the like stay fp32: bf16 has but eight binary digits. So do DoRA's lengths of whole weight rows, beside
+    # which what was learned is small.
+    keep = {*adapter.constants(), *(name for name in own if name.endswith(_ROW_LENGTHS))}
     tensors = {
         name: tensor.to(device="cpu", dtype=torch.float32 if name in keep else target).contiguous()
         for name, tensor in own.items()
