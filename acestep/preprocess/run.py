@@ -19,6 +19,7 @@ from acestep.core.jobs import Job
 from acestep.core.paths import inside, output_folder, remove_leftovers
 from acestep.model.facts import LYRIC_TOKENS, TEXT_TOKENS
 from acestep.preprocess.plan import Plan, make_plan
+from acestep.preprocess.sharing import encode_shared
 from acestep.preprocess.store import (
     CONDITIONS_FOLDER,
     INDEX_NAME,
@@ -92,7 +93,10 @@ def preprocess(
     work = Work(plan, checkpoint, settings, job)
     work.seconds["plan"] = time.perf_counter() - started
     try:
-        work.encode()
+        if settings.devices > 1 and len(plan.to_encode) > 1:
+            encode_shared(work)
+        else:
+            work.encode()
     except Stopped:
         work.save_index_so_far()
         raise

@@ -49,3 +49,6 @@ class PreprocessSettings(Settings):
     )
     device: DeviceName = knob("auto", "Device to encode on.", group="hardware")
     precision: PrecisionName = knob("auto", "Number format of the frozen models.", group="hardware")
+    devices: int = knob(
+        1, "Devices to encode on, one process each; the songs are dealt out to them.", group="hardware", ge=1, le=64
+    )
