@@ -202,7 +202,7 @@ class EpochOrder:
 
 
 def draw_batch(
-    samples: list[Sample],
+    samples: Sequence[Sample],
     epoch: int,
     data: TrainingData,
     settings: TrainSettings,

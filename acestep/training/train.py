@@ -6,28 +6,29 @@ import logging
 import shutil
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from acestep.adapters import TriggerTag, attach
-from acestep.core.device import DeviceChoice, choose_device
+from acestep.core.device import DeviceChoice, choose_device, free_memory
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import atomic_folder, remove_leftovers
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.identity import transformer_fingerprint
 from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
+from acestep.model.quantising import require_quantising
 from acestep.preprocess.store import TensorStore
 from acestep.settings import PreviewSettings, TrainSettings
 from acestep.training.averaging import make_averaging
 from acestep.training.checkpoints import load_checkpoint, resume_point
 from acestep.training.compiling import compile_blocks, wants_compiling
 from acestep.training.data import EpochOrder, Flow, TrainingData, load_data
-from acestep.training.forward import FlowModel
-from acestep.training.loop import Plan, Session, describe_adapter, fit, set_training, write_adapter
+from acestep.training.forward import FlowModel, recompute_layers
+from acestep.training.loop import Plan, Session, describe_adapter, fit, save, set_training, write_adapter
 from acestep.training.optimizers import make_optimizer, rate_notes
 from acestep.training.previews import Previews
 from acestep.training.processes import Processes, start_processes
@@ -35,6 +36,7 @@ from acestep.training.recorder import MetricSink, Recorder, SilentRecorder
 from acestep.training.requests import remove_requests
 from acestep.training.runs import RunFolder, RunSummary, summarise
 from acestep.training.schedules import warmup_length
+from acestep.training.step_down import RECORD, Economy, OutOfRoom, step_down
 from acestep.training.validation import Validation
 
 CHANGEABLE_ON_RESUME = frozenset(
@@ -44,9 +46,11 @@ CHANGEABLE_ON_RESUME = frozenset(
         "devices",
         "early_stop_patience",
         "epochs",
+        "gradient_checkpointing",
         "keep_last",
         "log_every",
         "max_steps",
+        "on_out_of_memory",
         "save_every_epochs",
         "save_every_steps",
         "tensorboard",
@@ -104,6 +108,7 @@ def train(
     order = EpochOrder(data, settings)
     plan = Plan.of(settings, order.steps_per_epoch)
     choice = choose_device(settings.device, settings.precision)
+    require_quantising(settings.base_weights, choice.device)
     processes = start_processes(settings, choice)
     identity = _identity(checkpoint, store)
     point = resume_point(resume) if resume else None
@@ -115,14 +120,8 @@ def train(
     log = run.event_log() if processes.is_main else None
     recorder = Recorder(log, _sinks(run, settings), job, settings.log_every) if log else SilentRecorder()
     try:
-        session = open_session(Inputs(checkpoint, store, settings, data, order, plan), choice, processes, run, recorder)
-        if point:
-            _take_up(session, point)
-        _announce(session, choice, job)
-        set_training(session, True)
-        if wants_compiling(settings, processes.fabric.device):
-            compile_blocks(session, job)
-        fit(session, job)
+        inputs = Inputs(checkpoint, store, settings, _economy(run, settings), data, order, plan)
+        session = _fit_into_memory(inputs, choice, processes, run, recorder, point, job)
         if processes.is_main:
             remove_requests(run.path)
         stopped = session.state.step < plan.total_steps and not session.state.ended_early
@@ -153,9 +152,49 @@ class Inputs:
     checkpoint: Checkpoint
     store: TensorStore
     settings: TrainSettings
+    economy: Economy
     data: TrainingData
     order: EpochOrder
     plan: Plan
+
+
+def _economy(run: RunFolder, settings: TrainSettings) -> Economy:
+    """How to save memory: as the run found that it must, or as the settings say."""
+    found = run.record.get(RECORD)
+    return Economy.of(settings) if found is None else Economy.parse(found, str(run.path / "run.json"))
+
+
+def _fit_into_memory(
+    inputs: Inputs,
+    choice: DeviceChoice,
+    processes: Processes,
+    run: RunFolder,
+    recorder: SilentRecorder,
+    point: Path | None,
+    job: Job,
+) -> Session:
+    """Train to the end. When a step does not fit into memory, go on from before it with less need of memory."""
+    announced = False
+    while True:
+        session = open_session(inputs, choice, processes, run, recorder)
+        if point:
+            _take_up(session, point)
+        if not announced:
+            _announce(session, choice, job)
+            announced = True
+        set_training(session, True)
+        try:
+            if wants_compiling(inputs.settings, processes.fabric.device):
+                compile_blocks(session, job)
+            fit(session, job)
+            return session
+        except OutOfRoom as failure:
+            session.optimizer.zero_grad(set_to_none=True)
+            save(session)
+            economy, point = step_down(session, failure)
+            inputs = replace(inputs, economy=economy)
+        del session  # with the model, before the next is loaded
+        free_memory()
 
 
 def _new(out: Path, settings: TrainSettings, identity: dict[str, Any], plan: Plan, choice: DeviceChoice) -> RunFolder:
@@ -186,9 +225,9 @@ def open_session(
 ) -> Session:
     checkpoint, settings, data = inputs.checkpoint, inputs.settings, inputs.data
     device = processes.fabric.device
-    transformer = load_transformer(checkpoint, choice.dtype, device)
-    if settings.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+    economy = inputs.economy
+    transformer = load_transformer(checkpoint, choice.dtype, device, economy.base_weights)
+    recompute_layers(transformer, economy.gradient_checkpointing)
     torch.manual_seed(settings.seed)  # the adapter's first weights
     adapter = attach(transformer, settings)
     config = checkpoint.config
@@ -202,6 +241,7 @@ def open_session(
     info = inputs.store.info
     return Session(
         settings=settings,
+        economy=economy,
         plan=inputs.plan,
         processes=processes,
         model=model,
@@ -211,10 +251,11 @@ def open_session(
         ),
         optimizer=processes.fabric.setup_optimizers(optimizer),
         averaging=make_averaging(adapter, optimizer, settings),
-        data=data,
+        # The order goes by the lengths of the settings, so shorter windows leave epochs and steps as they are.
+        data=replace(data, max_length=economy.max_latent_length),
         order=inputs.order,
         flow=flow,
-        validation=Validation(data.held_out, settings, flow) if data.held_out else None,
+        validation=Validation(data.held_out, settings, flow, economy.pass_size) if data.held_out else None,
         run=run,
         record=recorder,
         previews=Previews(checkpoint, choice),
