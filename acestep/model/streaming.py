@@ -51,8 +51,8 @@ def fill(
 
     `what` and `folder` name the part in errors; `optional` are names of the module that may be missing;
     `name_on_disk` turns a name of the module into the one its file should have; `placed` gets each tensor as soon as
-    it is read and says whether it has put it into the module itself, in a form of its own. Raises UserError that lists missing
-    and unexpected names and wrong shapes, before a byte of weights is read.
+    it is read and says whether it has put it into the module itself, in a form of its own. Raises UserError that
+    lists missing and unexpected names and wrong shapes, before a byte of weights is read.
     """
     wanted = module.state_dict()
     shapes = {name: tuple(value.shape) for name, value in wanted.items() if name in stored or name not in optional}
