@@ -113,7 +113,7 @@ def step_down(session: Session, failure: OutOfRoom) -> tuple[Economy, Path]:
     if settings.on_out_of_memory == "stop" or measure is None:
         raise UserError(
             f"{trouble}.",
-            fix=f"What helps most: {', '.join(_knobs(settings, failure, device)[:3])}.",
+            fix=_advice(session, failure.windows, failure.frames),
             detail=f"Everything up to step {step} is saved in {session.run.path}.",
         )
     economy, words = measure
@@ -125,16 +125,27 @@ def step_down(session: Session, failure: OutOfRoom) -> tuple[Economy, Path]:
     return economy, checkpoint_path(session.run.checkpoints, step)
 
 
-def _knobs(settings: TrainSettings, failure: OutOfRoom, device: str) -> list[str]:
-    """Settings that lower the memory of a run, those that help most and cost least first."""
-    windows = settings.batch_size * settings.gradient_accumulation
-    return [
-        *([f"batch_size 1 with gradient_accumulation {windows}"] if failure.windows > 1 else []),
-        *(["gradient_checkpointing 1"] if settings.gradient_checkpointing < 1 else []),
-        *([f"max_latent_length {max(LEAST_WINDOW, failure.frames // 2)}"] if failure.frames > LEAST_WINDOW else []),
-        *(["base_weights nf4"] if settings.base_weights != "nf4" and not why_not("nf4", device) else []),
+def out_of_memory_elsewhere(session: Session) -> UserError:
+    """The error for memory that runs out between the passes: in the optimizer, a validation or a checkpoint."""
+    return UserError(
+        f"Memory ran out on {session.model.device.type} after step {session.state.step}, between forward passes.",
+        fix=_advice(session, session.economy.pass_size, session.economy.max_latent_length),
+        detail=f"Checkpoints of the run are in {session.run.checkpoints}.",
+    )
+
+
+def _advice(session: Session, windows: int, frames: int) -> str:
+    """The three settings that would help most where so many windows of so many frames do not fit."""
+    settings, economy, device = session.settings, session.economy, session.model.device.type
+    batch = settings.batch_size * settings.gradient_accumulation
+    knobs = [
+        *([f"batch_size 1 with gradient_accumulation {batch}"] if windows > 1 else []),
+        *(["gradient_checkpointing 1"] if economy.gradient_checkpointing < 1 else []),
+        *([f"max_latent_length {max(LEAST_WINDOW, frames // 2)}"] if frames > LEAST_WINDOW else []),
+        *(["base_weights nf4"] if economy.base_weights != "nf4" and not why_not("nf4", device) else []),
         *(["optimizer adamw8bit"] if settings.optimizer != "adamw8bit" else []),
         *(["train_mlp off"] if settings.train_mlp else []),
         "a smaller adapter",
         "closing other programs on the device",
     ]
+    return f"What helps most: {', '.join(knobs[:3])}."

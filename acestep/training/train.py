@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from acestep.adapters import TriggerTag, attach
-from acestep.core.device import DeviceChoice, choose_device, free_memory
+from acestep.core.device import DeviceChoice, choose_device, free_memory, lacks_memory
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import atomic_folder, remove_leftovers
@@ -36,7 +36,7 @@ from acestep.training.recorder import MetricSink, Recorder, SilentRecorder
 from acestep.training.requests import remove_requests
 from acestep.training.runs import RunFolder, RunSummary, summarise
 from acestep.training.schedules import warmup_length
-from acestep.training.step_down import RECORD, Economy, OutOfRoom, step_down
+from acestep.training.step_down import RECORD, Economy, OutOfRoom, out_of_memory_elsewhere, step_down
 from acestep.training.validation import Validation
 
 CHANGEABLE_ON_RESUME = frozenset(
@@ -161,7 +161,11 @@ class Inputs:
 def _economy(run: RunFolder, settings: TrainSettings) -> Economy:
     """How to save memory: as the run found that it must, or as the settings say."""
     found = run.record.get(RECORD)
-    return Economy.of(settings) if found is None else Economy.parse(found, str(run.path / "run.json"))
+    asked = Economy.of(settings)
+    if found is None:
+        return asked
+    economy = Economy.parse(found, str(run.path / "run.json"))
+    return economy.changed(gradient_checkpointing=max(economy.gradient_checkpointing, asked.gradient_checkpointing))
 
 
 def _fit_into_memory(
@@ -193,7 +197,12 @@ def _fit_into_memory(
             save(session)
             economy, point = step_down(session, failure)
             inputs = replace(inputs, economy=economy)
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            raise out_of_memory_elsewhere(session) from error
         del session  # with the model, before the next is loaded
+        torch.compiler.reset()
         free_memory()
 
 

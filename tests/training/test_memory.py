@@ -286,6 +286,7 @@ def test_with_nothing_left_the_run_ends_saved(
         train(checkpoint, make_store(), tmp_path / "run", short_run(gradient_checkpointing=1), Job())
     run = RunFolder.open(tmp_path / "run")
     assert measures(run) == ["passes of 1 instead of 2 windows", "base weights of 4 bits"]
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step_000000"]
     assert list(run.events("end"))[-1]["state"] == "failed"
 
 
@@ -309,6 +310,14 @@ def test_a_validation_that_does_not_fit_takes_smaller_passes(
     run = train(checkpoint, store, tmp_path / "small", settings, Job()).run
     found, expected = ([event["loss"] for event in one.events("validation")] for one in (run, plain))
     assert found == pytest.approx(expected, rel=1e-5) and losses(run) == losses(plain)
+
+
+def test_what_fits_nowhere_is_said_in_a_sentence(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, memory: Callable[[TooLarge], None]
+) -> None:
+    memory(lambda *_: not torch.is_grad_enabled())
+    with pytest.raises(UserError, match=r"Memory ran out on cpu after step 0, between forward passes.*gradient_chec"):
+        train(checkpoint, make_store(), tmp_path / "run", short_run(), Job())
 
 
 def test_what_previews_load_is_gone_after_them(make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path) -> None:
