@@ -73,6 +73,7 @@ class OurLoop:
         from acestep.training.optimizers import make_optimizer
         from acestep.training.processes import Processes
         from acestep.training.recorder import SilentRecorder
+        from acestep.training.step_down import Economy
 
         self.settings = TrainSettings.parse(
             {
@@ -114,6 +115,7 @@ class OurLoop:
         self.modules = len(attached.module_names)
         self.session = Session(
             settings=self.settings,
+            economy=Economy.of(self.settings),
             plan=Plan.of(self.settings, order.steps_per_epoch),
             processes=processes,
             model=model,

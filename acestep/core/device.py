@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 DeviceName = Literal["auto", "cuda", "xpu", "mps", "cpu"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+"""How torch words a lack of memory where it has no exception of its own for it."""
+
 
 @dataclass(frozen=True)
 class DeviceChoice:
@@ -104,6 +107,13 @@ def free_memory() -> None:
         torch.xpu.empty_cache()
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)
 
 
 def device_memory() -> tuple[int, int] | None:

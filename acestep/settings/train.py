@@ -226,11 +226,25 @@ class HardwareSettings(Settings):
     compile: Literal["auto", "on", "off"] = knob(
         "auto", "Compile the model's blocks: faster steps after a minute; auto does so on CUDA.", group="hardware"
     )
-    gradient_checkpointing: bool = knob(
-        False,
-        "Recompute activations in the backward pass: a third more time, far less memory.",
+    gradient_checkpointing: float = knob(
+        0.0,
+        "Share of the layers whose activations are recomputed in the backward pass: at 1 far less memory, a third more "
+        "time, the same result.",
         group="hardware",
         level="basic",
+        ge=0,
+        le=1,
+    )
+    base_weights: Literal["full", "int8", "nf4"] = knob(
+        "full",
+        "Storage of the frozen base: as precision says, or in 8 or 4 bits (half and a quarter of bf16, a little less "
+        "exact).",
+        group="hardware",
+    )
+    on_out_of_memory: Literal["adapt", "stop"] = knob(
+        "adapt",
+        "When a step does not fit into memory: go on with smaller passes, then shorter windows, or stop.",
+        group="hardware",
     )
 
 

@@ -96,6 +96,8 @@ class TrainingData:
     max_length: int
     notes: list[str] = field(default_factory=list)
     tiled: bool = False
+    room: int = 0
+    """Longest window that fits into memory, in frames; 0: as long as they are. The order does not know of it."""
 
     def facts(self) -> dict[str, object]:
         """What is trained on and what is held out, for the run's record."""
@@ -105,6 +107,18 @@ class TrainingData:
             "held_out": len(self.held_out),
             "held_out_kind": self.held_out_kind,
         }
+
+    def length_of(self, piece: Piece) -> int:
+        """Frames of a window of this piece."""
+        return min(piece.length, self.room) if self.room else piece.length
+
+    def place(self, song: TrainingSong, piece: Piece, generator: torch.Generator) -> tuple[int, int]:
+        """Start and length of the window of a piece: drawn wherever the piece leaves a choice."""
+        length = self.length_of(piece)
+        first, frames = (0, song.frames) if piece.start is None else (piece.start, piece.length)
+        if frames == length:
+            return first, length
+        return first + int(torch.randint(frames - length + 1, (1,), generator=generator)), length
 
     @property
     def songs_to_learn(self) -> list[TrainingSong]:
@@ -296,7 +310,7 @@ class EpochOrder:
 
 
 def draw_batch(
-    samples: list[Sample],
+    samples: Sequence[Sample],
     epoch: int,
     data: TrainingData,
     settings: TrainSettings,
@@ -314,9 +328,7 @@ def draw_batch(
         piece = sample.piece
         if piece.start is None and (grid := data.lyric_grid(sample.song)):
             piece = grid[int(torch.randint(len(grid), (1,), generator=generator))]
-        start, length = piece.start, piece.length
-        if start is None:
-            start = int(torch.randint(sample.song.frames - length + 1, (1,), generator=generator))
+        start, length = data.place(sample.song, piece, generator)
         t = draw(flow.mu, flow.sigma, generator)
         if strata:
             t = timestep_quantile(settings.timestep_draw, flow.mu, flow.sigma, strata[sample.position])

@@ -24,6 +24,7 @@ import torch
 from acestep.core.device import free_memory
 from acestep.core.jobs import Job
 from acestep.core.paths import TEMPORARY_PREFIX
+from acestep.model.quantising import BaseWeights, why_not
 from acestep.settings import TrainSettings
 from acestep.training.averaging import Averaging
 from acestep.training.checkpoints import save_checkpoint
@@ -154,7 +155,7 @@ def forecast(session: Session, out: Path, job: Job, timed_steps: int = TIMED_STE
     found = Memory(
         peak=peak,
         available=available,
-        model=_bytes_of(session.model.transformer.parameters()) - _bytes_of(session.adapter.parameters()),
+        model=_model_bytes(session),
         adapter=_bytes_of(session.adapter.parameters()),
         optimizer=optimizer_bytes,
     )
@@ -338,7 +339,7 @@ def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str,
         smaller = settings.max_latent_length // 2 if settings.max_latent_length else 1500
         shorten = f"--max-latent-length {smaller}"
     activations = [
-        *([] if settings.gradient_checkpointing else ["--gradient-checkpointing (a third more time)"]),
+        *(["--gradient-checkpointing 1 (a third more time)"] if settings.gradient_checkpointing < 1 else []),
         *(
             [f"--batch-size 1 --gradient-accumulation {settings.batch_size * settings.gradient_accumulation}"]
             if settings.batch_size > 1
@@ -355,7 +356,12 @@ def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str,
         *(["--no-train-mlp"] if settings.train_mlp else []),
         *([f"--rank {settings.rank // 2}"] if settings.adapter == "lora" and settings.rank > 8 else []),
     ]
-    weights = ["--precision bf16 or fp16"] if settings.precision == "fp32" and device != "cpu" else []
+    smaller_base: dict[str, BaseWeights] = {"full": "int8", "int8": "nf4"}
+    base = smaller_base.get(settings.base_weights)
+    weights = [
+        *(["--precision bf16 or fp16"] if settings.precision == "fp32" and device != "cpu" else []),
+        *([f"--base-weights {base}"] if base and not why_not(base, device) else []),
+    ]
     parts = [
         (memory.activations, activations),
         (memory.adapter + memory.optimizer, state),
@@ -363,6 +369,13 @@ def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str,
     ]
     ranked = sorted(parts, key=lambda part: -part[0])
     return tuple(advice for _, advices in ranked for advice in advices)
+
+
+def _model_bytes(session: Session) -> int:
+    """Bytes of the transformer without the adapter, which some kinds keep inside it and some outside."""
+    transformer, adapter = session.model.transformer, {id(part) for part in session.adapter.parameters()}
+    tensors = [*transformer.parameters(), *transformer.buffers()]  # quantised weights are buffers
+    return _bytes_of(tensor for tensor in tensors if id(tensor) not in adapter)
 
 
 def _bytes_of(tensors: Any) -> int:

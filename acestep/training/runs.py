@@ -102,6 +102,11 @@ class RunFolder:
                 return cls(folder, record)
         raise UserError(f"{path} is not a run folder: it holds no run.json.", fix="Choose the folder given as --out.")
 
+    def amend(self, **values: Any) -> None:
+        """Change entries of run.json."""
+        self.record |= values
+        write_json(self.path / "run.json", self.record)
+
     def event_log(self) -> EventLog:
         return EventLog(self.path / "events.jsonl")
 
