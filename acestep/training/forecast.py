@@ -79,6 +79,8 @@ class Forecast:
     checkpoints_kept: int
     disk_bytes: int | None
     disk_free_bytes: int
+    adapts: bool = False
+    """Whether the run makes do with less memory by itself where a step does not fit."""
 
     @property
     def seconds(self) -> float | None:
@@ -89,8 +91,8 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether memory and disk suffice, as far as can be told."""
-        return self.disk_fits and self.memory.verdict != "does not fit"
+        """Whether the run can begin without a question: memory and disk suffice, as far as can be told."""
+        return self.disk_fits and (self.adapts or self.memory.verdict != "does not fit")
 
     @property
     def disk_fits(self) -> bool:
@@ -172,6 +174,7 @@ def forecast(session: Session, out: Path, job: Job, timed_steps: int = TIMED_STE
         # one more while the next is written, and the adapters in best/ and final/
         disk_bytes=None if checkpoint is None else (kept + 1) * checkpoint + 2 * adapter_file,
         disk_free_bytes=shutil.disk_usage(_nearest_folder(out)).free,
+        adapts=session.settings.on_out_of_memory == "adapt",
     )
 
 

@@ -158,12 +158,7 @@ class Sessions:
     def fit(self, point: Path | None, approve: Approval | None) -> Session:
         """Train to the end, from the checkpoint `point` if there is one; returns the last session."""
         self._begin(point, approve, announce=True)
-        while (failure := self._fit_or_fail()) is not None:
-            assert self.current is not None
-            self.current.optimizer.zero_grad(set_to_none=True)
-            save(self.current)
-            economy, point = step_down(self.current, failure)
-            self._inputs = replace(self._inputs, economy=economy)
+        while (point := self._fit_or_step_down()) is not None:
             self.current = None  # its model goes before the next is loaded
             torch.compiler.reset()
             free_memory()
@@ -181,8 +176,8 @@ class Sessions:
             _announce(session, self._inputs.choice, self._job)
         set_training(session, True)
 
-    def _fit_or_fail(self) -> OutOfRoom | None:
-        """Train; returns the step that did not fit, without the frames of its traceback, which hold tensors."""
+    def _fit_or_step_down(self) -> Path | None:
+        """Train to the end, or up to a step that does not fit: returns the checkpoint before it, to go on from."""
         session = self.current
         assert session is not None
         try:
@@ -190,7 +185,11 @@ class Sessions:
                 compile_blocks(session, self._job)
             fit(session, self._job)
         except OutOfRoom as failure:
-            return failure.with_traceback(None)
+            session.optimizer.zero_grad(set_to_none=True)
+            save(session)
+            economy, point = step_down(session, failure)
+            self._inputs = replace(self._inputs, economy=economy)
+            return point
         except (RuntimeError, MemoryError) as error:
             if not lacks_memory(error):
                 raise
@@ -226,7 +225,7 @@ def _train_in(
             with contextlib.suppress(UserError):  # where the disk is full: the first error is the one to tell
                 log.emit("end", state="failed", reason=reason)
         recorder.close("failed")
-        told = explained(error, run.path, failed.state.step) if failed else None
+        told = explained(error, run.path, failed.state.step if failed else 0)
         if told is not None:
             raise told from error
         raise

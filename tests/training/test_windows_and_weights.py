@@ -155,6 +155,7 @@ def _bare_session(settings, data, model, adapter, found):
     from acestep.training.averaging import Averaging
     from acestep.training.checkpoints import LoopState
     from acestep.training.processes import Processes
+    from acestep.training.step_down import Economy
 
     class KeepGradients(torch.optim.SGD):
         def step(self, closure=None):
@@ -163,6 +164,8 @@ def _bare_session(settings, data, model, adapter, found):
     fabric = Fabric(accelerator="cpu", devices=1)
     return SimpleNamespace(
         settings=settings.changed(max_grad_norm=0),
+        economy=Economy.of(settings),
+        good=None,
         clock=lambda: 0.0,
         model=model,
         processes=Processes(fabric),
