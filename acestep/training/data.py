@@ -109,6 +109,14 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
     return data
 
 
+def outline_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
+    """What `load_data` makes of a folder, by its index alone: songs, lengths and split, with empty tensors."""
+    if not store.songs:
+        raise UserError(f"{store.folder} holds no encoded songs.", fix="Run preprocess on a labelled dataset first.")
+    nothing = torch.empty(0)
+    return _split([TrainingSong(song, nothing, nothing, song.frames) for song in store.songs], settings)
+
+
 def _condition(tensors: SongTensors, variant: str) -> Tensor:
     from acestep.model.condition import join_condition
 
