@@ -55,7 +55,9 @@ def values_of(knob: Knob) -> st.SearchStrategy[Any]:
     return st.none() | found if optional else found
 
 
-ONE_SETTING = st.one_of(*(values_of(knob).map(lambda value, n=knob.name: (n, value)) for knob in fields_of(TrainSettings)))
+ONE_SETTING = st.one_of(
+    *(values_of(knob).map(lambda value, n=knob.name: (n, value)) for knob in fields_of(TrainSettings))
+)
 
 
 def read_back(text: str) -> TrainSettings:
