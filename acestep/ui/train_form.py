@@ -140,7 +140,9 @@ def change_adapter(form: Form, shown: dict[str, Any]) -> Updates:
     values = form.controls.values(shown)
     for knob in fields_of(TrainSettings):
         if knob.group in FAMILIES:
-            values[knob.name] = preset.get(knob.name, knob.default) if knob.group == adapter else knob.default
+            value = preset.get(knob.name, knob.default)
+            # values by module are for the kind of adapter they were made for
+            values[knob.name] = knob.default if isinstance(value, dict) and knob.group != adapter else value
     settings = TrainSettings.parse({**values, **(preset if tier else {}), "adapter": adapter}, "Train")
     note = f"{tier}: {load_preset(tier).description}" if tier else ""
     return {**form.fill(settings, preset=tier or chosen.preset), "preset_note": note}

@@ -327,7 +327,10 @@ def previews_html(live: Live) -> str:
     rows = []
     for caption, seed in dict.fromkeys((preview.caption, preview.seed) for preview in shown):
         pieces = {piece.strength: piece for piece in shown if (piece.caption, piece.seed) == (caption, seed)}
-        cells = "".join(f"<td>{_player(live, view, pieces.get(strength))}</td>" for strength in strengths)
+        cells = "".join(
+            f'<td data-label="{_strength_words(strength)}">{_player(live, view, pieces.get(strength))}</td>'
+            for strength in strengths
+        )
         rows.append(f'<tr><th scope="row">{escape(caption)}<span>seed {seed}</span></th>{cells}</tr>')
     return (
         f'<table class="previews"><caption>Step {step}</caption>'

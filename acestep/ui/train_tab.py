@@ -43,7 +43,7 @@ def build_train(page: Page) -> None:
 
 
 def _draw_presets(wires: Wires) -> None:
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes=["bar"]):
         preset = gr.Dropdown(
             label="Preset",
             info="Fills the whole form. The tiers follow the graphics card and the kind of adapter.",
@@ -60,13 +60,15 @@ def _draw_settings(form: Form, wires: Wires) -> None:
     """What matters first stands open, group by group; the rest waits in folds of the same names."""
     values = form.app.workspace.train.model_dump()
     groups, first = by_group(TrainSettings), first_settings()
-    for group, names in first.items():
-        with gr.Column(visible=_seen(group, values), elem_classes=["group"]) as column:
-            gr.HTML(f"<h3>{title_of(group)}</h3>", padding=False)
-            with gr.Row(elem_classes=["settings"]):
-                form.controls.draw(names, values)
-        if group in FAMILIES:
-            wires.add(**{f"family_{group}": column})
+    with gr.Column(elem_classes=["groups"]):
+        for group, names in first.items():
+            wide = f"wide{len(names)}"
+            with gr.Column(visible=_seen(group, values), min_width=0, elem_classes=["group", wide]) as column:
+                gr.HTML(f"<h3>{title_of(group)}</h3>", padding=False)
+                with gr.Row(elem_classes=["settings"]):
+                    form.controls.draw(names, values)
+            if group in FAMILIES:
+                wires.add(**{f"family_{group}": column})
     for group, names in groups.items():
         rest = [name for name in names if name not in first.get(group, [])]
         with gr.Accordion(f"More: {title_of(group)}", open=False, visible=_seen(group, values)) as fold:
@@ -121,12 +123,12 @@ def _draw_files(output: str, wires: Wires) -> None:
             f"files, profiles in {output}/profiles. Files of Side-Step and ace-lora-trainer can be loaded as well.</p>",
             padding=False,
         )
-        with gr.Row(equal_height=True):
+        with gr.Row(elem_classes=["bar"]):
             name = gr.Textbox(label="Name", max_length=60, scale=3, elem_id="train-file-name")
             keep_preset = gr.Button("Save as preset", min_width=140)
             keep_profile = gr.Button("Save as profile", min_width=140)
             side_step = gr.Button("Write for Side-Step", min_width=140)
-        with gr.Row(equal_height=True):
+        with gr.Row(elem_classes=["bar"]):
             profile = gr.Dropdown(label="Saved profiles", choices=[], value=None, scale=3, elem_id="train-profile")
             load = gr.Button("Load profile", min_width=140)
             upload = gr.UploadButton("Load a file…", file_types=[".json"], min_width=140)

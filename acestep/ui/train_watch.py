@@ -34,7 +34,7 @@ _TAIL_BYTES = 1 << 16
 
 def draw_watch(wires: Wires) -> None:
     """The parts of the page that show a run."""
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes=["bar"]):
         run = gr.Dropdown(label="Run", choices=[], value=None, scale=4, elem_id="train-run")
         resume = gr.Button("Resume", visible=False, min_width=110, scale=0, elem_id="train-resume")
         save = gr.Button("Save now", min_width=110, scale=0)
@@ -51,7 +51,7 @@ def draw_watch(wires: Wires) -> None:
     wires.add(asked=gr.HTML(elem_id="train-asked", padding=False))
     wires.add(status=gr.HTML(elem_id="train-status", padding=False))
     loss = gr.HTML(elem_id="train-loss", padding=False)
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes=["bar"]):
         smoothing = gr.Slider(0, 0.99, 0.9, step=0.01, label="Smoothing", scale=3, elem_id="train-smoothing")
         logarithmic = gr.Checkbox(label="Logarithmic scale", scale=1, elem_id="train-logarithmic")
     charts = gr.HTML(elem_id="train-charts", padding=False)
@@ -87,7 +87,7 @@ def wire_watch(page: Page, wires: Wires, live: Live, form: Form) -> None:
         wires,
         "part",
         lambda: begun(page),
-        lambda: {"parts": gr.Tabs(selected="watch" if begun(page) else "form")},
+        lambda: {"parts": gr.Tabs(selected="watch")} if begun(page) else {},
         ["parts"],
     )
 
