@@ -232,15 +232,19 @@ def test_a_run_that_fails_says_why(page: Page) -> None:
     assert work.problem in page.handler("train.live")()["status"].replace("&#x27;", "'")
 
 
-def test_several_devices_train_in_a_process_of_their_own(page: Page) -> None:
+def test_several_devices_train_in_a_process_of_their_own_which_can_be_stopped(page: Page) -> None:
     settings = TrainSettings(**QUICK, devices=2, device="cpu", gradient_accumulation=2, compile="off")
+    settings = settings.changed(max_steps=50_000)
     run = start(page, settings, "pair")
+    wait_for_step(page, run, 2)
+    page.handler("frame.stop_work")()
     finish(page)
     assert TrainSettings(**record_of(run)["settings"]) == settings
     work = page.app.background.current
-    assert work is not None and work.state == "finished"
-    assert work.stage is not None and (work.stage.done, work.stage.total) == (3, 3)
-    assert any("3 steps" in line for line in work.lines)
+    assert work is not None and work.state == "stopped"
+    assert work.stage is not None and 2 <= work.stage.done < work.stage.total == 50_000
+    assert any("50000 steps" in line for line in work.lines)
+    assert (run / "final" / "training.json").is_file()
 
 
 def test_a_process_of_its_own_that_fails_gives_its_reason(page: Page) -> None:

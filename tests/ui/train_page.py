@@ -22,8 +22,8 @@ BY_HAND: dict[str, Any] = {
     "self_modules": ("q", "v"),
     "cross_modules": ("k",),
     "layers": "0",
-    "rank_pattern": {"layers.0.self_attn.q_proj": 2},
-    "alpha_pattern": {"layers.0.self_attn.q_proj": 3.0},
+    "rank_pattern": {"layers.0.cross_attn.k_proj": 2},
+    "alpha_pattern": {"layers.0.cross_attn.k_proj": 3.0},
     "lokr_factor": 4,
     "oft_block_size": 4,
     "max_latent_length": 60,
@@ -54,10 +54,9 @@ def away(knob: Knob) -> Any:
     """A value that is not the default."""
     if knob.name in BY_HAND:
         return BY_HAND[knob.name]
-    kinds = [kind for kind in typing.get_args(knob.annotation) if kind is not type(None)] or [knob.annotation]
-    kind = (typing.get_args(kinds[0]) and kinds[0]) or knob.annotation if len(kinds) == 1 else knob.annotation
-    if type(None) in typing.get_args(knob.annotation):
-        kind = kinds[0]
+    kind = knob.annotation
+    if type(None) in typing.get_args(kind):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
     if typing.get_origin(kind) is typing.Literal:
         return next(choice for choice in reversed(typing.get_args(kind)) if choice != knob.default)
     if kind is bool:
