@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from acestep.core.errors import UserError
 from acestep.core.gpu import GpuReading, read_gpu
+from acestep.core.jobs import other_job_lives
 from acestep.core.paths import inside
 from acestep.ui.app import App
 from acestep.ui.charts import Curve, Point, chart, smoothed
@@ -30,6 +31,8 @@ STEPS_TIMED = 50
 """The time left is told by the mean of so many steps; the first steps of a run warm up."""
 QUIET_S = 120.0
 """A run without an end that has written nothing for so long is taken for interrupted."""
+QUIET_ALONE_S = 10.0
+"""The same where no other program on this machine holds a job."""
 GPU_EVERY_S = 5.0
 
 
@@ -212,9 +215,13 @@ class Live:
         """Changes when the chosen run writes, when work begins or ends, and when it falls silent."""
         chosen, work = self.app.workspace, self.app.background.current
         view = self._views.get(Path(chosen.run)) or RunView(Path(chosen.run)) if chosen.run else None
-        quiet = view and view.state == "unfinished" and view.quiet_s(self.clock()) > QUIET_S
+        quiet = view and view.state == "unfinished" and view.quiet_s(self.clock()) > self.quiet_limit_s()
         look = (chosen.smoothing, chosen.logarithmic)
         return chosen.run, view and view.sign(), look, work and (work.started, work.state), quiet
+
+    def quiet_limit_s(self) -> float:
+        """From how long a silence on a run without an end was cut off."""
+        return QUIET_S if other_job_lives() else QUIET_ALONE_S
 
     def runs_here(self, view: RunView) -> bool:
         work = self.app.background.current
@@ -225,7 +232,8 @@ class Live:
         if self.runs_here(view):
             return "running" if view.steps else "getting ready"
         if view.state == "unfinished":
-            return "running in another program" if view.quiet_s(self.clock()) < QUIET_S else "interrupted"
+            lives = view.quiet_s(self.clock()) < self.quiet_limit_s()
+            return "running in another program" if lives else "interrupted"
         work = self.app.background.current
         if not view.state and work and work.subject == view.folder:
             return work.state

@@ -15,7 +15,6 @@ from acestep.ui.page import Page
 from acestep.ui.tensorboard import TensorBoards
 from acestep.ui.train_form import Form, Updates
 from acestep.ui.train_live import (
-    QUIET_S,
     Live,
     log_text,
     loss_html,
@@ -194,13 +193,13 @@ def run_choices(live: Live) -> list[tuple[str, str]]:
     for folder in folders:
         here = bool(work and work.running and work.subject == folder)
         changed = (folder / "run.json").stat().st_mtime
-        rows.append(("running" if here else last_state(folder, live.clock()), -changed, folder))
+        rows.append(("running" if here else last_state(folder, live.clock() - live.quiet_limit_s()), -changed, folder))
     rows.sort(key=lambda row: (ORDER.index(row[0]) if row[0] in ORDER else len(ORDER), row[1]))
     return [(f"{folder.name} ({state})", str(folder)) for state, _, folder in rows]
 
 
-def last_state(folder: Path, now: float) -> str:
-    """State of a run by the end of its log: ended as it says, else running or interrupted by how long it is silent."""
+def last_state(folder: Path, silent_since: float) -> str:
+    """State of a run by the end of its log: as that says, else running if it has written after `silent_since`."""
     log = folder / "events.jsonl"
     if not log.is_file():
         return "interrupted"
@@ -217,7 +216,7 @@ def last_state(folder: Path, now: float) -> str:
             return str(event.get("state"))
         if isinstance(event, dict) and event.get("kind") != "warning":
             break
-    return "running" if now - log.stat().st_mtime < QUIET_S else "interrupted"
+    return "running" if log.stat().st_mtime > silent_since else "interrupted"
 
 
 def choose_run(live: Live, folder: str | None) -> Updates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acestep.core.events import EventLog
+from acestep.core.jobs import state_folder
 from acestep.ui.app import App
-from acestep.ui.train_live import QUIET_S, Live, RunView, loss_html, preview_choices, previews_html, status_html
+from acestep.ui.train_live import (
+    QUIET_ALONE_S,
+    QUIET_S,
+    Live,
+    RunView,
+    loss_html,
+    preview_choices,
+    previews_html,
+    status_html,
+)
 from acestep.ui.train_watch import last_state, run_choices
 
 
@@ -113,20 +124,26 @@ def _app(run: Path) -> App:
     return App(project, (run,))
 
 
-def test_the_state_of_a_run_of_another_program(tmp_path: Path) -> None:
+def test_the_state_of_a_run_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACESTEP_STATE_DIR", str(tmp_path / "state"))
     log = tmp_path / "events.jsonl"
     log.write_bytes(lines_of(RESUMED))
     written = log.stat().st_mtime
     assert "running in another program" in status_html(live_of(tmp_path, written + 1))
+    assert "cut off" in status_html(live_of(tmp_path, written + QUIET_ALONE_S + 1))
+    note = state_folder() / "heavy-job.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"title": "train", "pid": os.getppid(), "started": 0}), encoding="utf-8")
+    assert "running in another program" in status_html(live_of(tmp_path, written + QUIET_ALONE_S + 1))
     late = live_of(tmp_path, written + QUIET_S + 1)
     assert "cut off. Resume it" in status_html(late)
     assert run_choices(late) == [(f"{tmp_path.name} (interrupted)", str(tmp_path))]
     ending = {"kind": "end", "state": "failed", "reason": "Traceback …\n  File x\nValueError: <no> way"}
     log.write_bytes(lines_of([*RESUMED, ending]))
     assert "The run failed: ValueError: &lt;no&gt; way" in status_html(late)
-    assert last_state(tmp_path, written) == "failed"
+    assert last_state(tmp_path, 0) == "failed"
     log.write_bytes(lines_of([*RESUMED, ending, begin("resume", 8, 20)]))
-    assert last_state(tmp_path, written) == "running"
+    assert last_state(tmp_path, 0) == "running"
 
 
 def test_previews_stand_by_strength_the_base_first(tmp_path: Path) -> None:

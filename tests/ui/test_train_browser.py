@@ -8,16 +8,15 @@ from pathlib import Path
 
 from playwright.sync_api import Page as BrowserPage
 from playwright.sync_api import expect
-from train_page import app_with_tensors, write_tensors
+from train_page import app_with_tensors
 
 from acestep.ui.app import App
 
 
 def test_a_run_is_watched_through_a_reload_and_stopped(
-    tmp_path: Path, demo_checkpoint: Path, demo_songs: Path, open_page: Callable[[App], BrowserPage]
+    tmp_path: Path, demo_checkpoint: Path, demo_tensors: Path, open_page: Callable[[App], BrowserPage]
 ) -> None:
-    write_tensors(demo_checkpoint, demo_songs, tmp_path / "tensors")
-    app = app_with_tensors(tmp_path / "project", demo_checkpoint, tmp_path / "tensors")
+    app = app_with_tensors(tmp_path / "project", demo_checkpoint, demo_tensors)
     page = open_page(app)
     expect.set_options(timeout=30_000)
     page.get_by_role("tab", name="Train", exact=True).click()

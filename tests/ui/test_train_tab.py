@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train_page import QUICK, app_with_tensors, finish, page_of, settings_away, shown, start, write_tensors
+from train_page import QUICK, app_with_tensors, finish, page_of, settings_away, shown, start
 
 from acestep.cli.arguments import parse_options
 from acestep.cli.commands import TrainOptions
@@ -21,13 +21,6 @@ from acestep.ui.app import App
 from acestep.ui.page import Page
 from acestep.ui.tensorboard import TensorBoards
 from acestep.ui.train_form import FAMILIES
-
-
-@pytest.fixture(scope="session")
-def demo_tensors(demo_checkpoint: Path, demo_songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("train-tab") / "tensors"
-    write_tensors(demo_checkpoint, demo_songs, folder)
-    return folder
 
 
 @pytest.fixture
