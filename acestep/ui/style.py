@@ -121,7 +121,7 @@ dl.status dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; 
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 0 1.4rem; }
 .pair figure.chart text { font-size: 14px; }
 table.previews { display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }
-table.previews caption { text-align: left; color: var(--body-text-color-subdued); }
+table.previews caption { white-space: nowrap; text-align: left; color: var(--body-text-color-subdued); }
 table.previews th { text-align: left; font-weight: 600; padding: .3rem .8rem .3rem 0; max-width: 22rem; }
 table.previews th span { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
 table.previews td { padding: .3rem .8rem .3rem 0; }
@@ -139,6 +139,7 @@ table.previews audio { width: 16rem; height: 2.4rem; }
   table.previews td::before { content: attr(data-label); display: block; }
 }
 @media (max-width: 640px) {
+  figure.chart text { font-size: 18px !important; }
   ol.way li { flex-basis: 40%; }
   .gradio-container { padding: .4rem !important; }
 }

@@ -51,8 +51,10 @@ def draw_watch(wires: Wires) -> None:
     wires.add(status=gr.HTML(elem_id="train-status", padding=False))
     loss = gr.HTML(elem_id="train-loss", padding=False)
     with gr.Row(elem_classes=["bar"]):
-        smoothing = gr.Slider(0, 0.99, 0.9, step=0.01, label="Smoothing", scale=3, elem_id="train-smoothing")
-        logarithmic = gr.Checkbox(label="Logarithmic scale", scale=1, elem_id="train-logarithmic")
+        smoothing = gr.Slider(
+            0, 0.99, 0.9, step=0.01, label="Smoothing", scale=3, min_width=220, elem_id="train-smoothing"
+        )
+        logarithmic = gr.Checkbox(label="Logarithmic scale", scale=1, min_width=220, elem_id="train-logarithmic")
     charts = gr.HTML(elem_id="train-charts", padding=False)
     gr.HTML("<h3>Previews</h3>", padding=False)
     preview_step = gr.Dropdown(label="Previews of", choices=[("newest", 0)], value=0, elem_id="train-preview-step")
@@ -72,7 +74,7 @@ def draw_watch(wires: Wires) -> None:
 
 def wire_watch(page: Page, wires: Wires, live: Live, form: Form) -> None:
     """What the parts follow and what the buttons do."""
-    app, boards = page.app, TensorBoards(page.app)
+    boards = TensorBoards(page.app)
     parts: dict[str, Any] = dict(wires.parts)
     page.watch(wires, "live", live.sign, lambda: show_live(live), ["status", "loss", "charts", "log"])
     page.watch(
@@ -112,7 +114,7 @@ def wire_watch(page: Page, wires: Wires, live: Live, form: Form) -> None:
     wires.on(
         parts["preview_step"].input,
         "preview_step",
-        lambda preview_step: (app.choose(preview_step=preview_step), {"previews": previews_html(live)})[1],
+        lambda preview_step: choose_previews(live, preview_step),
         ["preview_step"],
         ["previews"],
     )
@@ -146,6 +148,11 @@ def show_previews(live: Live) -> Updates:
     choices, wanted = preview_choices(live), live.app.workspace.preview_step
     value = wanted if wanted in [step for _, step in choices] else 0
     return {"preview_step": gr.update(choices=choices, value=value), "previews": previews_html(live)}
+
+
+def choose_previews(live: Live, step: int) -> Updates:
+    live.app.choose(preview_step=step)
+    return {"previews": previews_html(live)}
 
 
 def show_look(live: Live) -> Updates:

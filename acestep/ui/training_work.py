@@ -67,6 +67,8 @@ def ask_run(app: App, folder: Path, name: Request) -> None:
 
 def measure_run(app: App, settings: TrainSettings, found: list[Measured]) -> None:
     """Measure time, memory and disk of a run in the background; what was measured becomes the item of `found`."""
+    if settings.devices * settings.num_nodes > 1:
+        raise UserError("Time and memory are measured on one device.", fix='Set "devices" to 1 while you measure.')
     checkpoint, store = chosen_inputs(app)
 
     def measure(job: Job) -> Measured:

@@ -259,6 +259,8 @@ def test_a_measurement_stands_in_the_plan_until_a_step_costs_something_else(page
     assert "about" in plan and "GiB free" in plan and "GB free" in plan
     assert "changed since" in page.handler("train.change")(**shown(settings.changed(rank=8)))["plan"]
     assert not list(page.app.output.glob("*"))
+    with pytest.raises(UserError, match="on one device"):
+        page.handler("train.measure")(**shown(settings.changed(devices=2)))
 
 
 # TensorBoard ------------------------------------------------------------------------------------------------------
