@@ -11,6 +11,7 @@ from acestep.ui.header import build_header
 from acestep.ui.page import Page
 from acestep.ui.preprocess_tab import build_preprocess
 from acestep.ui.serving import ServeOptions, serve
+from acestep.ui.train_tab import build_train
 
 TITLE = "ACE-Step LoRA Trainer"
 
@@ -22,6 +23,7 @@ def build(app: App) -> tuple[gr.Blocks, Page]:
         build_header(page, TITLE)
         with gr.Tabs(elem_id="tabs"):
             build_preprocess(page)
+            build_train(page)
         page.start_clock(blocks)
     return blocks, page
 

@@ -142,15 +142,12 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
 
     Raises UserError when no song to learn is there or the validation asked for would leave nothing to train on.
     """
-    if not store.songs:
-        raise UserError(f"{store.folder} holds no encoded songs.", fix="Run preprocess on a labelled dataset first.")
+    used = _songs_in_use(store, settings)
     ratio = store.info.genre_ratio if settings.genre_ratio is None else settings.genre_ratio
     position = store.info.tag_position if settings.tag_position is None else settings.tag_position
     by_genre = genre_songs(store.songs, ratio)
     songs = []
-    for stored in store.songs:
-        if stored.regularization and not settings.regularization_weight:
-            continue
+    for stored in used:
         tensors = store.load(stored)
         source = stored.override or ("genre" if stored.id in by_genre else "caption")
         place = "none" if stored.regularization else position  # the trigger word is not to mean these songs
@@ -161,11 +158,6 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
             head, texts = store.load_window(stored, window)
             windows[Piece(window.start, window.frames)] = _condition(head, texts[variant])
         songs.append(TrainingSong(stored, tensors.latents.float(), condition, tensors.latents.shape[0], windows))
-    if all(song.regularization for song in songs):
-        raise UserError(
-            f"All {len(store.songs)} songs of {store.folder} are marked as regularization; there is nothing to learn.",
-            fix="Take the mark from the songs that are to be learned and run preprocess again; it keeps their audio.",
-        )
     data = _split(songs, settings)
     data.notes.extend(_regularization_notes(store, settings))
     unused = [song.stored.title for song in data.songs if song.windows and not data.lyric_grid(song)]
@@ -176,6 +168,34 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
             f"Preprocessing was stopped before its end: {store.info.unfinished} songs are not encoded and are left out."
         )
     return data
+
+
+def outline_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
+    """What `load_data` makes of a folder, by its index alone: songs, lengths and split, with empty tensors."""
+    nothing = torch.empty(0)
+    songs = [
+        TrainingSong(
+            stored,
+            nothing,
+            nothing,
+            stored.frames,
+            {Piece(window.start, window.frames): nothing for window in stored.windows},
+        )
+        for stored in _songs_in_use(store, settings)
+    ]
+    return _split(songs, settings)
+
+
+def _songs_in_use(store: TensorStore, settings: TrainSettings) -> list[StoredSong]:
+    """The songs of a folder that a run takes; a UserError where there is nothing to learn from them."""
+    if not store.songs:
+        raise UserError(f"{store.folder} holds no encoded songs.", fix="Run preprocess on a labelled dataset first.")
+    if all(song.regularization for song in store.songs):
+        raise UserError(
+            f"All {len(store.songs)} songs of {store.folder} are marked as regularization; there is nothing to learn.",
+            fix="Take the mark from the songs that are to be learned and run preprocess again; it keeps their audio.",
+        )
+    return [song for song in store.songs if settings.regularization_weight or not song.regularization]
 
 
 def _condition(head: Tensor, text: Tensor) -> Tensor:

@@ -28,6 +28,10 @@ class Workspace(Settings):
     run: str = ""
     adapter: str = ""
     preset: str = ""
+    smoothing: float = Field(0.9, ge=0, lt=1)
+    logarithmic: bool = False
+    preview_step: int = 0
+    """Step whose previews are shown; 0 shows the newest."""
     preprocess: PreprocessSettings = Field(default_factory=PreprocessSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
@@ -47,6 +51,8 @@ class App:
         """The dataset in hand; the labels it holds are saved with every change."""
         self.notes: list[str] = []
         """What went wrong while the app started, for the page to show."""
+        self.public = False
+        """Whether others than the user of this computer can reach the app."""
         self.revision = 0
         """Grows with every change of the workspace, so that pages know when to look again."""
         self._memory = self.project / memory

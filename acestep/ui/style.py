@@ -98,10 +98,48 @@ table.facts { border-collapse: collapse; width: 100%; font-size: .9rem; }
 table.facts th { text-align: left; font-weight: 600; padding: .2rem .8rem .2rem 0; white-space: nowrap;
   vertical-align: top; }
 table.facts td { padding: .2rem 0; overflow-wrap: anywhere; }
+.setup { align-items: flex-start; gap: 1.6rem; }
+.setup h3 { font-size: .95rem; font-weight: 650; margin: 0; }
+.groups { display: grid !important; grid-template-columns: repeat(3, 1fr); grid-auto-flow: dense; gap: 1.2rem 1rem; }
+.group { grid-column: span 3; gap: .2rem !important; align-self: start; }
+.group.wide1 { grid-column: span 1; } .group.wide2 { grid-column: span 2; }
+.settings > .form { display: grid !important; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr));
+  gap: 0; background: none; border: 0; }
+.settings .block { min-width: 0 !important; background: none; }
+.bar { align-items: flex-end; }
+.bar > .form { flex-grow: 4; }
+.bar button { white-space: nowrap; font-size: .95rem; }
+.prose table:is(.facts, .previews), .prose table:is(.facts, .previews) :is(tr, th, td) { border: 0; }
+#train-asked:not(:has(p)) { display: none; }
+.beside { position: sticky; top: 5.5rem; padding: .8rem 1rem; border: 1px solid var(--border-color-primary);
+  border-radius: 8px; background: var(--background-fill-primary); }
+.beside h3 { margin-top: 0; }
+.quiet { color: var(--body-text-color-subdued); margin: .2rem 0; overflow-wrap: anywhere; }
+dl.status { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: .5rem 0; }
+dl.status dt { font-size: .78rem; color: var(--body-text-color-subdued); }
+dl.status dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 0 1.4rem; }
+.pair figure.chart text { font-size: 14px; }
+table.previews { display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }
+table.previews caption { white-space: nowrap; text-align: left; color: var(--body-text-color-subdued); }
+table.previews th { text-align: left; font-weight: 600; padding: .3rem .8rem .3rem 0; max-width: 22rem; }
+table.previews th span { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
+table.previews td { padding: .3rem .8rem .3rem 0; }
+table.previews audio { width: 16rem; height: 2.4rem; }
+
 .log textarea { font-family: var(--font-mono); font-size: .82rem; }
 :focus-visible { outline: 2px solid var(--primary-600); outline-offset: 2px; }
 
+@media (max-width: 900px) {
+  .groups { grid-template-columns: 1fr; }
+  .groups > .group { grid-column: span 1; }
+  .beside { position: static; }
+  table.previews :is(tbody, tr, th, td) { display: block; }
+  table.previews thead { display: none; }
+  table.previews td::before { content: attr(data-label); display: block; }
+}
 @media (max-width: 640px) {
+  figure.chart text { font-size: 18px !important; }
   ol.way li { flex-basis: 40%; }
   .gradio-container { padding: .4rem !important; }
 }
