@@ -122,3 +122,8 @@ def meter_html(label: str, used: int, total: int, more: str = "") -> str:
         f'<div class="bar" role="meter" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{100 * share:.0f}"><i style="width:{100 * share:.1f}%"></i></div></div>'
     )
+
+
+def size_words(size_bytes: int) -> str:
+    """A size on disk, such as 4.8 GB."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.1f} MB"

@@ -26,9 +26,13 @@ def build_runs(page: Page) -> None:
         table, trouble = gr.HTML(elem_id="runs-table", padding=False), gr.HTML(padding=False)
         wires.add(table=table, trouble=trouble)
         with gr.Row(equal_height=True):
-            run = gr.Dropdown(label="Run", info="What is shown below, and what the buttons are about.")
+            run = gr.Dropdown(label="Run", info="What is shown below, and what the buttons are about.", min_width=300)
             compared = gr.Dropdown(
-                label="Compare with", multiselect=True, max_choices=len(STYLES) - 1, info="Up to four other runs."
+                label="Compare with",
+                multiselect=True,
+                max_choices=len(STYLES) - 1,
+                info="Up to four other runs.",
+                min_width=300,
             )
         wires.add(run=run, compared=compared)
         _build_actions(app, wires)
@@ -56,16 +60,16 @@ def build_runs(page: Page) -> None:
 
 def _build_actions(app: App, wires: Wires) -> None:
     with gr.Row():
-        opened = gr.Button("Open", elem_id="run-open")
-        resume = gr.Button("Resume", elem_id="run-resume")
-        delete = gr.Button("Delete", elem_id="run-delete")
+        opened = gr.Button("Open", scale=0, min_width=130, elem_id="run-open")
+        resume = gr.Button("Resume", scale=0, min_width=130, elem_id="run-resume")
+        delete = gr.Button("Delete", scale=0, min_width=130, elem_id="run-delete")
     done = gr.Markdown(visible=False, elem_classes=["good"])
     doomed = gr.State("")
     with gr.Column(visible=False) as confirm:
         question = gr.Markdown()
         with gr.Row():
-            sure = gr.Button("Delete it", variant="stop")
-            keep = gr.Button("Keep it")
+            sure = gr.Button("Delete it", variant="stop", scale=0, min_width=130)
+            keep = gr.Button("Keep it", scale=0, min_width=130)
     wires.add(done=done, doomed=doomed, confirm=confirm, question=question)
     hide = {"confirm": gr.update(visible=False)}
     wires.on(opened.click, "open", lambda run: open_run(app, run), ["run"], ["done"])
@@ -80,7 +84,9 @@ def _build_actions(app: App, wires: Wires) -> None:
 def _build_curves(page: Page, wires: Wires) -> None:
     app = page.app
     with gr.Row(equal_height=True):
-        smoothing = gr.Slider(0, 0.99, app.workspace.runs_smoothing, step=0.01, label="Smoothing of the training loss")
+        smoothing = gr.Slider(
+            0, 0.99, app.workspace.runs_smoothing, step=0.01, label="Smoothing of the training loss", min_width=260
+        )
         logarithmic = gr.Checkbox(app.workspace.runs_logarithmic, label="Logarithmic axis")
     wires.add(smoothing=smoothing, logarithmic=logarithmic, charts=gr.HTML(elem_id="run-charts", padding=False))
     wires.on(
@@ -113,7 +119,7 @@ def show_table(app: App) -> dict[str, Any]:
     summaries, problems = app.history.read(app.output)
     chosen = app.workspace
     table = runs_table(summaries, chosen.looked_at or chosen.run, chosen.run)
-    return {"table": table, "trouble": problems_html(problems)}
+    return {"table": table, "trouble": gr.update(value=problems_html(problems), visible=bool(problems))}
 
 
 def choices_sign(app: App) -> Hashable:

@@ -10,12 +10,13 @@ from typing import Any
 import gradio as gr
 
 from acestep.core.errors import Problem, UserError
+from acestep.core.health import Check
 from acestep.core.jobs import Job
 from acestep.model.variants import SHARED_BYTES, VARIANTS
 from acestep.ui.app import App
 from acestep.ui.demo import start_demo
 from acestep.ui.folders import folder_field
-from acestep.ui.machine import Machine, machine_html
+from acestep.ui.machine import Machine, machine_html, size_words
 from acestep.ui.page import Page
 from acestep.ui.wiring import Wires
 
@@ -30,9 +31,9 @@ def build_service(page: Page) -> None:
             _build_models(page, wires)
             with gr.Accordion("Download a model", open=False):
                 _build_download(app, wires)
-            with gr.Row(equal_height=True):
-                gr.Markdown("**The demo** makes some songs and a tiny model on this computer, to try everything with.")
-                demo = gr.Button("Prepare the demo", scale=0, min_width=180)
+            gr.Markdown("**The demo** makes some songs and a tiny model on this computer, to try everything with.")
+            with gr.Row():
+                demo = gr.Button("Prepare the demo", scale=0, min_width=200)
             done = gr.Markdown(visible=False, elem_classes=["good"])
             wires.add(done=done)
         with gr.Column(scale=2, min_width=320):
@@ -44,7 +45,8 @@ def build_service(page: Page) -> None:
 def _build_models(page: Page, wires: Wires) -> None:
     app = page.app
     folder_field(app, wires, "checkpoints", FOLDER_LABEL, info="Also a model's own folder. It is remembered.")
-    look = gr.Button("Look for models")
+    with gr.Row():
+        look = gr.Button("Look for models", scale=0, min_width=180)
     models = gr.Radio(label="Model", choices=[], elem_id="service-models")
     trouble = gr.HTML(padding=False)
     wires.add(models=models, trouble=trouble)
@@ -66,12 +68,13 @@ def _build_download(app: App, wires: Wires) -> None:
     variant = gr.Dropdown(
         choices, label="Variant", info=f"Parts that all models share come along once, {shared / 1e9:.1f} GB."
     )
-    ask = gr.Button("Show what would be downloaded")
+    with gr.Row():
+        ask = gr.Button("Show what would be downloaded", scale=0, min_width=260)
     with gr.Column(visible=False) as confirm:
         plan = gr.Markdown()
         with gr.Row():
-            fetch = gr.Button("Download", variant="primary")
-            leave = gr.Button("Leave it")
+            fetch = gr.Button("Download", variant="primary", scale=0, min_width=130)
+            leave = gr.Button("Leave it", scale=0, min_width=130)
     wires.add(variant=variant, plan=plan, confirm=confirm)
     wires.on(
         ask.click,
@@ -144,7 +147,7 @@ def show_models(app: App) -> dict[str, Any]:
     found, problems = survey_checkpoints([folder])
     found = [model for model in found if app.roots.allows(model.dit)]
     choices = [
-        (f"{model.name}: {model.variant.name}, {model.size_bytes / 1e9:.1f} GB, {model.layout} layout", str(model.dit))
+        (f"{model.name}: {model.variant.name}, {size_words(model.size_bytes)}, {model.layout} layout", str(model.dit))
         for model in found
     ]
     chosen = app.workspace.model
@@ -152,7 +155,10 @@ def show_models(app: App) -> dict[str, Any]:
         choices.append((f"{Path(chosen).name}: chosen before, in {Path(chosen).parent}", chosen))
     empty = f"<p>There is no model in {escape(str(folder))}. Download one, or let the demo make a small one.</p>"
     trouble = problems_html(problems) if found or problems else empty
-    return {"models": gr.update(choices=choices, value=chosen or None, visible=bool(choices)), "trouble": trouble}
+    return {
+        "models": gr.update(choices=choices, value=chosen or None, visible=bool(choices)),
+        "trouble": gr.update(value=trouble, visible=bool(trouble)),
+    }
 
 
 def problems_html(problems: list[Problem]) -> str:
@@ -252,15 +258,27 @@ def unload_model(app: App) -> dict[str, Any]:
 
 
 def show_checks(app: App) -> dict[str, Any]:
-    """What `acestep doctor` looks at; what is to be put right comes first."""
-    from acestep.core.health import all_checks
+    """What `acestep doctor` looks at: what is to be put right, then the machine; packages that are fine are folded."""
+    from acestep.core.health import all_checks, pinned_versions
 
-    checks = sorted(all_checks(app.output), key=lambda check: check.status == "ok")
+    checks = all_checks(app.output)
+    wrong = [check for check in checks if check.status != "ok"]
+    packages = [check for check in checks if check.status == "ok" and check.name in pinned_versions()]
+    others = [check for check in checks if check.status == "ok" and check not in packages]
+    summary = (
+        f"{len(wrong)} of {len(checks)} checks found something." if wrong else f"All {len(checks)} checks are good."
+    )
+    return {
+        "checks": f'<p role="status">{summary}</p>{checks_html([*wrong, *others])}'
+        f"<details><summary>{len(packages)} packages in the tested versions</summary>{checks_html(packages)}</details>"
+    }
+
+
+def checks_html(checks: list[Check]) -> str:
+    """Checks as a table."""
     rows = ""
     for check in checks:
         severity = "" if check.status == "ok" else f"{check.status}: "
         words = f"{severity}{check.found} {check.fix}".strip()
         rows += f'<tr class="{check.status}"><th>{escape(check.name)}</th><td>{escape(words)}</td></tr>'
-    wrong = sum(check.status != "ok" for check in checks)
-    summary = f"{wrong} of {len(checks)} checks found something." if wrong else f"All {len(checks)} checks are good."
-    return {"checks": f'<p role="status">{summary}</p><table class="facts">{rows}</table>'}
+    return f'<table class="facts">{rows}</table>'

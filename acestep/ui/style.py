@@ -94,6 +94,7 @@ figure.chart .other0 { color: #2563eb; } figure.chart .other1 { color: #c026d3; 
 figure.chart .other2 { color: #ca8a04; } figure.chart .other3 { color: #dc2626; }
 figure.chart.empty p { color: var(--body-text-color-subdued); padding: 2rem 0; text-align: center; }
 
+.folder button { align-self: end; }
 .meter { margin: 0 0 .7rem; }
 .meter b { display: block; font-weight: 600; font-size: .9rem; }
 .meter span, .meter p { font-size: .85rem; color: var(--body-text-color-subdued); }
@@ -104,7 +105,8 @@ figure.chart.empty p { color: var(--body-text-color-subdued); padding: 2rem 0; t
 ul.problems { list-style: none; margin: .3rem 0; padding: 0; font-size: .88rem; }
 ul.problems li { border-left: 3px solid #d97706; padding: .15rem .6rem; margin: .2rem 0; overflow-wrap: anywhere; }
 
-.runs { overflow: auto; max-height: 22rem; border: 1px solid var(--border-color-primary); border-radius: 8px; }
+.runs { overflow: auto; max-height: 22rem; max-width: calc(100vw - 6rem); border-radius: 8px;
+  border: 1px solid var(--border-color-primary); }
 table.runs-table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 table.runs-table th { position: sticky; top: 0; background: var(--background-fill-secondary); text-align: left;
   font-weight: 600; padding: .4rem .7rem; white-space: nowrap; }
@@ -119,6 +121,11 @@ tr.changed th, tr.changed td { font-weight: 600; }
 tr.error td { color: #dc2626; } tr.warning td { color: #b45309; }
 .dark tr.error td { color: #fca5a5; } .dark tr.warning td { color: #fbbf24; }
 
+.gradio-container :is(table.facts, table.runs-table), .gradio-container :is(table.facts, table.runs-table) tr {
+  border: 0; }
+.gradio-container table.facts :is(th, td), .gradio-container table.runs-table :is(th, td) { border: 0; }
+.gradio-container table.runs-table td, .gradio-container table.runs-table th[scope=row] {
+  border-top: 1px solid var(--border-color-primary); }
 table.facts { border-collapse: collapse; width: 100%; font-size: .9rem; }
 table.facts th { text-align: left; font-weight: 600; padding: .2rem .8rem .2rem 0; white-space: nowrap;
   vertical-align: top; }

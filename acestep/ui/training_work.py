@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from acestep.core.background import Work
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.settings import TrainSettings
 from acestep.ui.app import App
 
 
-def resume_run(app: App, run_path: Path) -> Work:
-    """Go on with a run in the background, with the model, tensors and settings it was begun with."""
+def resume_run(app: App, run_path: Path) -> Path:
+    """Go on with a run in the background, with the model, tensors and settings it was begun with.
+
+    Returns its folder.
+    """
     from acestep.model.checkpoints import resolve_checkpoint
     from acestep.preprocess.store import TensorStore
     from acestep.training.runs import RunFolder
@@ -36,6 +38,6 @@ def resume_run(app: App, run_path: Path) -> Work:
         with watched_gpu(job):
             return train(checkpoint, store, run.path, settings, job, run.path)
 
-    work = app.start_work("train", f"Training {run.path.name}", go_on, run.path)
+    app.start_work("train", f"Training {run.path.name}", go_on, run.path)
     app.choose(run=str(run.path), model=str(model), tensors=str(tensors))
-    return work
+    return run.path
