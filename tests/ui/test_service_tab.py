@@ -170,7 +170,7 @@ def test_an_idle_app_with_its_meters_drawn_has_not_imported_torch(tmp_path: Path
 def test_the_page_shows_the_model_it_was_told_to_take(models_app: App, open_page, demo_checkpoint: Path) -> None:
     page = open_page(models_app)
     page.get_by_role("tab", name="Service").click()
-    page.get_by_label("Folder of models", exact=True).fill(str(demo_checkpoint))
+    page.locator("#service-checkpoints textarea").fill(str(demo_checkpoint))
     page.get_by_role("button", name="Look for models").click()
     page.get_by_role("radio", name="acestep-v15-demo:").check()
     page.locator("ol.way li.done", has_text="acestep-v15-demo").wait_for()
