@@ -12,8 +12,9 @@ import pytest
 from acestep.core.errors import UserError
 from acestep.core.gpu import GpuProcess, GpuReading
 from acestep.core.health import Check
-from acestep.core.jobs import Job
+from acestep.core.jobs import Job, Stage
 from acestep.ui.app import App
+from acestep.ui.header import stage_words
 from acestep.ui.machine import Machine, machine_html
 from acestep.ui.page import Page
 from lora_training_ui import build
@@ -128,6 +129,12 @@ def test_a_download_names_its_variant_and_failures_are_told(page: Page, monkeypa
     work = page.app.background.current
     assert work is not None and (work.kind, work.state) == ("download", "failed")
     assert "cannot be reached" in work.problem and not page.app.workspace.model
+
+
+def test_a_download_is_counted_in_gigabytes() -> None:
+    assert stage_words(Stage("download", 4_800_000_000, "bytes", 0.0, done=1_200_000_000), 0.0).startswith(
+        "download: 1.20 of 4.80 GB"
+    )
 
 
 def test_checks_put_what_is_wrong_first(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
