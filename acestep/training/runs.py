@@ -5,7 +5,6 @@ events.jsonl    every step, validation, checkpoint, warning and the end with its
 checkpoints/    step_000120/ …
 best/ final/    adapters ready to use, each with training.json (which step it is, and why) and a card
 samples/        previews: step_000120/ …
-.lock           held by the process that trains
 request-*       what another process asks of the run, see requests.py
 tensorboard/
 """
@@ -30,9 +29,9 @@ from acestep.core.events import EventLog, read_events
 from acestep.core.paths import disk_errors, existing_folder, output_folder, read_json, safe_name, write_json
 
 SCHEMA_VERSION = 1
-LOCK_NAME = ".lock"
-HOLD_WAIT_S = 2.0
-"""How long a starting run waits for its lock: whoever asks whether it goes on holds it for a moment."""
+LOCK_FILE = ".run.lock"
+CLAIM_WAIT_S = 2.0
+"""How long a run waits for its lock: whoever asks whether it goes on holds it for a moment."""
 _RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "peft", "lycoris-lora", "lightning-fabric", "safetensors")
 
 
@@ -50,24 +49,65 @@ class RunFolder:
         self.best = path / "best"
         self.final = path / "final"
         self.samples = path / "samples"
+        self._lock: FileLock | None = None
+
+    def claim(self) -> None:
+        """Keep every other process from training in this folder until `release`, or until this process ends."""
+        lock = FileLock(self.path / LOCK_FILE)
+        try:
+            with disk_errors(self.path):
+                lock.acquire(timeout=CLAIM_WAIT_S)
+        except Timeout as error:
+            raise UserError(
+                f"Another process is training in {self.path}.", fix="Wait for it, or choose another folder."
+            ) from error
+        self._lock = lock
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def is_running(self) -> bool:
+        """Whether a process trains in this folder now. Nothing is written to find out."""
+        if not (self.path / LOCK_FILE).exists():
+            return False
+        try:
+            with _asking, FileLock(self.path / LOCK_FILE).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # the folder may only be read: then nobody here trains in it
+            return False
+
+    def discard(self) -> None:
+        """Take back a run that was refused before its first step. Other files in the folder stay."""
+        self.release()
+        for name in ("run.json", "events.jsonl", LOCK_FILE):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something of the user's is in it
+            self.path.rmdir()
 
     @classmethod
     def create(cls, path: Path, record: dict[str, Any]) -> RunFolder:
         """Make the folder and write run.json. A folder that already holds a run is refused."""
         path = output_folder(path, "the run folder")
+        run = cls(path, {})
+        run.claim()  # before looking: two processes may look at the same moment
         if (path / "run.json").exists():
+            run.release()
             raise UserError(
                 f"{path} already holds a run.", fix=f"Choose another folder, or go on with it: --resume {path}"
             )
-        full = {
+        run.record = {
             "schema_version": SCHEMA_VERSION,
             "program_version": __version__,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _RECORDED_PACKAGES}},
             **record,
         }
-        write_json(path / "run.json", full)
-        return cls(path, full)
+        write_json(path / "run.json", run.record)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -81,45 +121,16 @@ class RunFolder:
                 return cls(folder, record)
         raise UserError(f"{path} is not a run folder: it holds no run.json.", fix="Choose the folder given as --out.")
 
+    def amend(self, **values: Any) -> None:
+        """Change entries of run.json."""
+        self.record |= values
+        write_json(self.path / "run.json", self.record)
+
     def event_log(self) -> EventLog:
         return EventLog(self.path / "events.jsonl")
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         yield from read_events(self.path / "events.jsonl", kind)
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold the run while it is trained, so that everyone can tell whether it goes on.
-
-        The operating system drops the lock with the process. Raises UserError when another process trains it.
-        """
-        lock = self._lock()
-        try:
-            with disk_errors(self.path):
-                lock.acquire(timeout=HOLD_WAIT_S)
-        except Timeout as error:
-            raise UserError(
-                f"The run {self.path.name} is being trained by another process.", fix="Wait for it or stop it first."
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def is_running(self) -> bool:
-        """Whether a process trains this run now. Nothing is written to find out."""
-        if not (self.path / LOCK_NAME).exists():
-            return False
-        try:
-            with _asking, self._lock().acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # the folder may only be read: then nobody here trains in it
-            return False
-
-    def _lock(self) -> FileLock:
-        return FileLock(self.path / LOCK_NAME)
 
 
 def new_run_path(root: Path, name: str) -> Path:

@@ -124,7 +124,7 @@ def _train(
     point = resume_point(resume) if resume else None
     if processes.is_main:
         run = _continued(point, settings, identity) if point else _new(out, settings, identity, plan, choice)
-        held.enter_context(run.hold())
+        held.callback(run.release)
     path = processes.from_main(str(run.path) if processes.is_main else "")
     if not processes.is_main:
         run = RunFolder.open(Path(path))
@@ -182,6 +182,7 @@ def _new(out: Path, settings: TrainSettings, identity: dict[str, Any], plan: Pla
 def _continued(point: Path, settings: TrainSettings, identity: dict[str, Any]) -> RunFolder:
     run = RunFolder.open(point)
     _require_same(run, settings, identity)
+    run.claim()
     for folder in (run.path, run.checkpoints):
         remove_leftovers(folder)
     remove_requests(run.path)

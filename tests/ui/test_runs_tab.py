@@ -30,6 +30,7 @@ def write_run(root: Path, name: str, steps: int = 4, state: str = "", **settings
         "plan": {"total_steps": 10},
     }
     run = RunFolder.create(root / name, record)
+    run.release()
     log = run.event_log()
     log.emit("start", step=0, total_steps=10)
     for step in range(1, steps + 1):
@@ -62,21 +63,14 @@ def test_states_come_from_the_log_and_from_the_lock(runs_app: App) -> None:
     run = RunFolder.open(runs_app.output / "second")
     assert summarise(run).state == "interrupted" and not run.is_running()
     before = run_sign(run.path)
-    with run.hold():
-        assert summarise(run).state == "running" and run_sign(run.path) != before
-        with pytest.raises(UserError, match="is running"):
-            delete_run(run.path, runs_app.output)
+    run.claim()
+    assert summarise(run).state == "running" and run_sign(run.path) != before
+    with pytest.raises(UserError, match="is running"):
+        delete_run(run.path, runs_app.output)
+    run.release()
     assert summarise(run).state == "interrupted"
-    assert not (runs_app.output / "one" / ".lock").exists()  # looking writes nothing
-
-
-def test_a_run_is_held_once(runs_app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("acestep.training.runs.HOLD_WAIT_S", 0.0)
-    run = RunFolder.open(runs_app.output / "second")
-    with run.hold(), pytest.raises(UserError, match="another process"), RunFolder.open(run.path).hold():
-        pass
-    with run.hold():
-        pass
+    (run.path / ".run.lock").unlink()
+    assert summarise(run).state == "interrupted" and not (run.path / ".run.lock").exists()  # looking writes nothing
 
 
 def test_the_table_lists_runs_and_what_cannot_be_read(page: Page) -> None:
@@ -107,15 +101,16 @@ def test_summaries_are_read_again_only_when_something_changed(runs_app: App, mon
 def test_a_growing_log_is_read_a_few_times_its_length_at_most(runs_app: App) -> None:
     run = RunFolder.open(runs_app.output / "second")
     log, signs, size, total = run.path / "events.jsonl", set(), 0, 0
-    with run.hold():
-        for _ in range(2000):
-            with open(log, "ab") as handle:
-                handle.write(b'{"kind": "step", "step": 7, "loss": 0.25}\n')
-            sign = run_sign(run.path)
-            if sign not in signs:
-                signs.add(sign)
-                size = log.stat().st_size
-                total += size
+    run.claim()
+    for _ in range(2000):
+        with open(log, "ab") as handle:
+            handle.write(b'{"kind": "step", "step": 7, "loss": 0.25}\n')
+        sign = run_sign(run.path)
+        if sign not in signs:
+            signs.add(sign)
+            size = log.stat().st_size
+            total += size
+    run.release()
     assert total < 60 * size
 
 
