@@ -48,6 +48,8 @@ def resume_run(app: App, point: Path, changes: dict[str, Any] | None = None) -> 
     from acestep.preprocess.store import TensorStore
 
     run = RunFolder.open(point)
+    if run.is_running():
+        raise UserError(f"The run {run.path.name} is running.", fix="Wait for it or stop it first.")
     recorded = run.record.get("settings", {})
     settings = TrainSettings.parse({**recorded, **(changes or {})}, str(run.path / "run.json"))
     model = app.roots.resolve(run.record["model"]["path"], f"The model of {run.path.name}")
@@ -88,7 +90,7 @@ def measure_run(app: App, settings: TrainSettings, found: list[Measured]) -> Non
         found[:] = [measured]
         return measured
 
-    app.background.start("measure", "Measuring a run", measure)
+    app.start_work("measure", "Measuring a run", measure)
 
 
 def chosen_inputs(app: App) -> tuple[Checkpoint, TensorStore]:
@@ -121,7 +123,7 @@ def _begin(
         _follow([*places, *goal, *every_setting], folder, job)
 
     several = settings.devices * settings.num_nodes > 1
-    app.background.start(KIND, f"Training {folder.name}", in_its_own_process if several else here, folder)
+    app.start_work(KIND, f"Training {folder.name}", in_its_own_process if several else here, folder)
     app.choose(run=str(folder), preview_step=0)
 
 
