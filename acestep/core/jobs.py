@@ -208,16 +208,6 @@ def as_part_of_this_job() -> dict[str, str]:
     return {**os.environ, _HOLDER_VARIABLE: str(os.getpid())}
 
 
-def other_job_lives() -> bool:
-    """Whether the last heavy job of this machine was another process's, and that process is still there."""
-    import psutil
-
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no note: nothing ran yet
-        holder = int(json.loads((state_folder() / "heavy-job.json").read_text(encoding="utf-8"))["pid"])
-        return holder != os.getpid() and psutil.pid_exists(holder)
-    return False
-
-
 def _held_for_us(note: Path) -> bool:
     """Whether the job that holds the machine is the one this program was started as a part of."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no note: then it is another's job

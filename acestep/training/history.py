@@ -13,7 +13,7 @@ from pathlib import Path
 
 from acestep.core.errors import Problem, UserError
 from acestep.core.paths import TEMPORARY_PREFIX, disk_errors
-from acestep.training.runs import RunFolder, RunSummary, summarise
+from acestep.training.runs import RunFolder, RunSummary, is_running, summarise
 
 Sign = Hashable
 LOOK_AGAIN_S = 1.0
@@ -28,7 +28,7 @@ def run_sign(path: Path) -> Sign:
     While a run goes on its log is looked at anew only after it has grown by some percent, so that reading it all
     along costs no more than a few times its length.
     """
-    running = RunFolder(path, {}).is_running()
+    running = is_running(path)
     record, log = _stat(path / "run.json"), _stat(path / "events.jsonl")
     return (running, record, round(GROWTH_STEPS * math.log(log[1] + 1)) if running else log)
 

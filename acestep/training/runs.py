@@ -69,16 +69,8 @@ class RunFolder:
             self._lock = None
 
     def is_running(self) -> bool:
-        """Whether a process trains in this folder now. Nothing is written to find out."""
-        if not (self.path / LOCK_FILE).exists():
-            return False
-        try:
-            with _asking, FileLock(self.path / LOCK_FILE).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:  # the folder may only be read: then nobody here trains in it
-            return False
+        """Whether a process trains in this folder now."""
+        return is_running(self.path)
 
     def discard(self) -> None:
         """Take back a run that was refused before its first step. Other files in the folder stay."""
@@ -131,6 +123,19 @@ class RunFolder:
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         yield from read_events(self.path / "events.jsonl", kind)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process trains in a run folder now. Nothing is written to find out."""
+    if not (folder / LOCK_FILE).exists():
+        return False
+    try:
+        with _asking, FileLock(folder / LOCK_FILE).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # the folder may only be read: then nobody here trains in it
+        return False
 
 
 def new_run_path(root: Path, name: str) -> Path:

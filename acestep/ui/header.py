@@ -24,10 +24,17 @@ def build_header(page: Page, title: str) -> None:
     with gr.Row(elem_id="work", equal_height=True):
         work = gr.HTML(elem_id="work-line", padding=False)
         stop = gr.Button("Stop", visible=False, scale=0, min_width=120, elem_id="stop-work")
-    wires.add(way=way, work=work, stop=stop)
+    notes = gr.Markdown(visible=False, elem_classes=["problem"])
+    wires.add(way=way, work=work, stop=stop, notes=notes)
+    page.watch(wires, "notes", lambda: len(app.notes), lambda: show_notes(app), ["notes"])
     page.watch(wires, "way", lambda: way_sign(app), lambda: {"way": way_html(stations(app))}, ["way"])
     page.watch(wires, "work", lambda: work_sign(app.background.current), lambda: show_work(app), ["work", "stop"])
     wires.on(stop.click, "stop_work", lambda: stop_work(app), outputs=["stop"])
+
+
+def show_notes(app: App) -> dict[str, Any]:
+    """What went wrong while the app started."""
+    return {"notes": gr.update(value="\n\n".join(app.notes), visible=bool(app.notes))}
 
 
 def way_sign(app: App) -> Hashable:

@@ -12,7 +12,7 @@ import gradio as gr
 from acestep.core.errors import Problem, UserError
 from acestep.core.health import Check
 from acestep.core.jobs import Job
-from acestep.model.variants import SHARED_BYTES, VARIANTS
+from acestep.model.variants import VARIANTS
 from acestep.ui.app import App
 from acestep.ui.demo import start_demo
 from acestep.ui.folders import folder_field
@@ -63,10 +63,9 @@ def _build_models(page: Page, wires: Wires) -> None:
 
 
 def _build_download(app: App, wires: Wires) -> None:
-    shared = sum(SHARED_BYTES.values())
     choices = [(f"{row.name} ({row.size_bytes / 1e9:.1f} GB)", row.name) for row in VARIANTS.values()]
     variant = gr.Dropdown(
-        choices, label="Variant", info=f"Parts that all models share come along once, {shared / 1e9:.1f} GB."
+        choices, label="Variant", info="The parts that all models share come along once, about 1.5 GB."
     )
     with gr.Row():
         ask = gr.Button("Show what would be downloaded", scale=0, min_width=260)

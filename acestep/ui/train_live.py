@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from acestep.core.errors import UserError
 from acestep.core.gpu import GpuReading, read_gpu
-from acestep.core.jobs import other_job_lives
 from acestep.core.paths import inside
+from acestep.training.runs import is_running
 from acestep.ui.app import App
 from acestep.ui.charts import Curve, Point, chart, smoothed
 from acestep.ui.header import duration_words
@@ -29,10 +29,6 @@ from acestep.ui.players import playable
 LINES_KEPT = 200
 STEPS_TIMED = 50
 """The time left is told by the mean of so many steps; the first steps of a run warm up."""
-QUIET_S = 120.0
-"""A run without an end that has written nothing for so long is taken for interrupted."""
-QUIET_ALONE_S = 10.0
-"""The same where no other program on this machine holds a job."""
 GPU_EVERY_S = 5.0
 
 
@@ -111,10 +107,6 @@ class RunView:
                 except (ValueError, KeyError, TypeError, AttributeError):
                     continue  # a line cut off by a crash and ended by a later run: nothing in it can be trusted
             return bool(whole)
-
-    def quiet_s(self, now: float) -> float:
-        """Seconds since the run last wrote something; `now` as time.time() has it."""
-        return now - self._file.stat().st_mtime if self._file.exists() else 0.0
 
     def remaining_s(self) -> float | None:
         """Seconds left at the pace of the last steps; None before there are two."""
@@ -212,16 +204,12 @@ class Live:
         return view
 
     def sign(self) -> Hashable:
-        """Changes when the chosen run writes, when work begins or ends, and when it falls silent."""
+        """Changes when the chosen run writes or is cut off, and when work begins or ends."""
         chosen, work = self.app.workspace, self.app.background.current
         view = self._views.get(Path(chosen.run)) or RunView(Path(chosen.run)) if chosen.run else None
-        quiet = view and view.state == "unfinished" and view.quiet_s(self.clock()) > self.quiet_limit_s()
+        running = view and view.state == "unfinished" and is_running(view.folder)
         look = (chosen.smoothing, chosen.logarithmic)
-        return chosen.run, view and view.sign(), look, work and (work.started, work.state), quiet
-
-    def quiet_limit_s(self) -> float:
-        """From how long a silence on a run without an end was cut off."""
-        return QUIET_S if other_job_lives() else QUIET_ALONE_S
+        return chosen.run, view and view.sign(), look, work and (work.started, work.state), running
 
     def runs_here(self, view: RunView) -> bool:
         work = self.app.background.current
@@ -232,8 +220,7 @@ class Live:
         if self.runs_here(view):
             return "running" if view.steps else "getting ready"
         if view.state == "unfinished":
-            lives = view.quiet_s(self.clock()) < self.quiet_limit_s()
-            return "running in another program" if lives else "interrupted"
+            return "running in another program" if is_running(view.folder) else "interrupted"
         work = self.app.background.current
         if not view.state and work and work.subject == view.folder:
             return work.state

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from acestep.core.errors import UserError
+from acestep.training.runs import RunFolder, summarise
 from acestep.ui.page import Page
 from acestep.ui.tensorboard import TensorBoards
 from acestep.ui.train_form import Form, Updates
@@ -28,7 +27,6 @@ from acestep.ui.wiring import Wires
 
 ORDER = ("running", "interrupted", "stopped", "failed", "finished")
 """In this order runs stand in the list; within a state the newest first."""
-_TAIL_BYTES = 1 << 16
 
 
 def draw_watch(wires: Wires) -> None:
@@ -168,10 +166,10 @@ def look(live: Live, **chosen: Any) -> Updates:
 
 
 def runs_sign(live: Live) -> Hashable:
-    """Changes with new runs, with work that begins or ends, and when the chosen run ends elsewhere."""
-    output, view, work = live.app.output, live.view(), live.app.background.current
-    there = output.stat().st_mtime_ns if output.is_dir() else 0
-    return there, live.app.workspace.run, view and live.state_words(view), work and (work.started, work.state)
+    """Changes with runs that come, go, begin or end, and with the chosen one."""
+    view, work = live.view(), live.app.background.current
+    states = live.app.history.sign(live.app.output)
+    return states, live.app.workspace.run, view and live.state_words(view), work and (work.started, work.state)
 
 
 def show_runs(live: Live) -> Updates:
@@ -192,38 +190,13 @@ def show_runs(live: Live) -> Updates:
 
 def run_choices(live: Live) -> list[tuple[str, str]]:
     """Runs of the output folder, and the chosen one wherever it is: those that can be taken up first."""
-    app, work = live.app, live.app.background.current
-    folders = {path.parent for path in app.output.glob("*/run.json")}
-    if app.workspace.run and (Path(app.workspace.run) / "run.json").is_file():
-        folders.add(Path(app.workspace.run))
-    rows = []
-    for folder in folders:
-        here = bool(work and work.running and work.subject == folder)
-        changed = (folder / "run.json").stat().st_mtime
-        rows.append(("running" if here else last_state(folder, live.clock() - live.quiet_limit_s()), -changed, folder))
-    rows.sort(key=lambda row: (ORDER.index(row[0]) if row[0] in ORDER else len(ORDER), row[1]))
-    return [(f"{folder.name} ({state})", str(folder)) for state, _, folder in rows]
-
-
-def last_state(folder: Path, silent_since: float) -> str:
-    """State of a run by the end of its log: as that says, else running if it has written after `silent_since`."""
-    log = folder / "events.jsonl"
-    if not log.is_file():
-        return "interrupted"
-    with open(log, "rb") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        handle.seek(max(0, size - _TAIL_BYTES))
-        lines = handle.read().splitlines()
-    for line in reversed(lines):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # cut off by a crash, or by the place where reading began
-        if isinstance(event, dict) and event.get("kind") == "end":
-            return str(event.get("state"))
-        if isinstance(event, dict) and event.get("kind") != "warning":
-            break
-    return "running" if log.stat().st_mtime > silent_since else "interrupted"
+    app = live.app
+    summaries, _ = app.history.read(app.output)
+    chosen = Path(app.workspace.run)
+    if app.workspace.run and chosen.parent != app.output and (chosen / "run.json").is_file():
+        summaries = [summarise(RunFolder.open(chosen)), *summaries]
+    ranked = sorted(summaries, key=lambda summary: ORDER.index(summary.state) if summary.state in ORDER else len(ORDER))
+    return [(f"{summary.name} ({summary.state})", summary.path) for summary in ranked]
 
 
 def choose_run(live: Live, folder: str | None) -> Updates:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from acestep.core.errors import Stopped, UserError
-from acestep.core.jobs import Job, Stage, as_part_of_this_job, heavy_job, other_job_lives, state_folder
+from acestep.core.jobs import Job, Stage, as_part_of_this_job, heavy_job, state_folder
 
 
 class Clock:
@@ -134,15 +134,6 @@ def test_a_program_started_by_a_job_is_a_part_of_it(state: Path) -> None:
         assert run(part) == 0
         assert run(dict(os.environ)) == 1
     assert run(part) == 0  # and holds the machine itself where nobody does
-
-
-def test_whether_another_job_lives(holder: subprocess.Popen[bytes]) -> None:
-    assert other_job_lives()
-    holder.kill()
-    holder.wait()
-    assert not other_job_lives()
-    with heavy_job("ours"):
-        assert not other_job_lives()
 
 
 def test_the_machine_is_free_after_a_job_ends(holder: subprocess.Popen[bytes]) -> None:

@@ -148,7 +148,7 @@ def test_a_killed_run_of_a_kind_goes_on_to_the_same_bits(
     kind: str, whole: TrainOutcome, killed: Path, checkpoint: Checkpoint, eight_songs: TensorStore
 ) -> None:
     run = killed / kind
-    assert summarise(RunFolder.open(run)).state == "unfinished"
+    assert summarise(RunFolder.open(run)).state == "interrupted"
     resumed = train(checkpoint, eight_songs, run, adapter_run(kind), Job(), resume=run)
     assert resumed.summary.best_validation == whole.summary.best_validation
     for part in ("final", "best", "checkpoints/step_000006", "checkpoints/step_000008"):

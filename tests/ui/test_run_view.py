@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acestep.core.events import EventLog
-from acestep.core.jobs import state_folder
+from acestep.training.runs import LOCK_FILE
 from acestep.ui.app import App
 from acestep.ui.train_live import (
-    QUIET_ALONE_S,
-    QUIET_S,
     Live,
     RunView,
     loss_html,
@@ -25,7 +23,7 @@ from acestep.ui.train_live import (
     previews_html,
     status_html,
 )
-from acestep.ui.train_watch import last_state, run_choices
+from acestep.ui.train_watch import run_choices
 
 
 def step(number: int, loss: float = 1.0, seconds: float = 2.0) -> dict[str, Any]:
@@ -111,11 +109,11 @@ def test_losses_that_are_no_numbers_leave_a_gap(tmp_path: Path) -> None:
     assert live.view().steps[1].loss is None  # type: ignore[union-attr]
 
 
-def live_of(run: Path, now: float | None = None) -> Live:
-    (run / "run.json").write_text("{}", encoding="utf-8")
+def live_of(run: Path) -> Live:
+    (run / "run.json").write_text('{"schema_version": 1}', encoding="utf-8")
     app = App(run.parent / "project", (run,)) if (run.parent / "project").is_dir() else _app(run)
     app.choose(run=str(run))
-    return Live(app) if now is None else Live(app, clock=lambda: now)
+    return Live(app)
 
 
 def _app(run: Path) -> App:
@@ -124,26 +122,21 @@ def _app(run: Path) -> App:
     return App(project, (run,))
 
 
-def test_the_state_of_a_run_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACESTEP_STATE_DIR", str(tmp_path / "state"))
+def test_the_state_of_a_run_of_another_program(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
     log.write_bytes(lines_of(RESUMED))
-    written = log.stat().st_mtime
-    assert "running in another program" in status_html(live_of(tmp_path, written + 1))
-    assert "cut off" in status_html(live_of(tmp_path, written + QUIET_ALONE_S + 1))
-    note = state_folder() / "heavy-job.json"
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"title": "train", "pid": os.getppid(), "started": 0}), encoding="utf-8")
-    assert "running in another program" in status_html(live_of(tmp_path, written + QUIET_ALONE_S + 1))
-    late = live_of(tmp_path, written + QUIET_S + 1)
-    assert "cut off. Resume it" in status_html(late)
-    assert run_choices(late) == [(f"{tmp_path.name} (interrupted)", str(tmp_path))]
+    live = live_of(tmp_path)
+    assert "cut off. Resume it" in status_html(live)
+    assert run_choices(live) == [(f"{tmp_path.name} (interrupted)", str(tmp_path))]
+    before = live.sign()
+    with FileLock(tmp_path / LOCK_FILE):
+        assert live.sign() != before
+        assert "running in another program" in status_html(live)
+        assert run_choices(live) == [(f"{tmp_path.name} (running)", str(tmp_path))]
     ending = {"kind": "end", "state": "failed", "reason": "Traceback …\n  File x\nValueError: <no> way"}
     log.write_bytes(lines_of([*RESUMED, ending]))
-    assert "The run failed: ValueError: &lt;no&gt; way" in status_html(late)
-    assert last_state(tmp_path, 0) == "failed"
-    log.write_bytes(lines_of([*RESUMED, ending, begin("resume", 8, 20)]))
-    assert last_state(tmp_path, 0) == "running"
+    assert "The run failed: ValueError: &lt;no&gt; way" in status_html(live)
+    assert run_choices(live) == [(f"{tmp_path.name} (failed)", str(tmp_path))]
 
 
 def test_previews_stand_by_strength_the_base_first(tmp_path: Path) -> None:
