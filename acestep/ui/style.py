@@ -44,7 +44,8 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
-.gradio-container { max-width: 1360px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1360px !important; width: 100% !important; margin: 0 auto !important; }
+.gradio-container main { width: 100%; }
 h1 { font-size: 1.35rem; font-weight: 650; margin: .4rem 0 .2rem; }
 
 ol.way { display: flex; gap: .4rem; list-style: none; margin: .3rem 0; padding: 0; flex-wrap: wrap; }
@@ -71,7 +72,8 @@ p.next { margin: .1rem 0 .3rem; color: var(--body-text-color-subdued); }
 .block.problem, .problem.problem { border-left: 4px solid #dc2626; padding: .5rem .9rem !important; background: #fef2f2;
   border-radius: 4px;  color: #7f1d1d; overflow-wrap: anywhere; }
 .dark .problem { background: #450a0a; color: #fecaca; }
-.problem * { color: inherit !important; border: 0; background: none; padding: 0; }
+.problem *, .problem .problem.problem { color: inherit !important; border: 0; background: none;
+  padding: 0 !important; }
 .good { border-left: 4px solid var(--primary-500); padding: .4rem .9rem !important; overflow-wrap: anywhere; }
 .wrong input, .wrong textarea { border-color: #dc2626 !important; }
 .wrong span[data-testid="block-info"] + div, .wrong .info { color: #dc2626 !important; }
