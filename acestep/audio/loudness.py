@@ -49,7 +49,7 @@ class LoudnessMeter:
         shelf = IIRfilter(4.0, 1 / math.sqrt(2), 1500.0, sample_rate, "high_shelf")
         high_pass = IIRfilter(0.0, 0.5, 38.0, sample_rate, "high_pass")
         self._stages = [(stage.b, stage.a, np.zeros((2, channels))) for stage in (shelf, high_pass)]
-        self._hop = round(BLOCK_S / 4 * sample_rate)
+        self._channels, self._hop = channels, round(BLOCK_S / 4 * sample_rate)
         self._rest = np.zeros((0, channels))
         self._powers: list[np.ndarray] = []
 
@@ -62,7 +62,7 @@ class LoudnessMeter:
         weighted = np.concatenate([self._rest, weighted])
         hops = len(weighted) // self._hop
         whole, self._rest = weighted[: hops * self._hop], weighted[hops * self._hop :]
-        self._powers.append((whole.reshape(hops, self._hop, -1) ** 2).mean(axis=1).sum(axis=1))
+        self._powers.append((whole.reshape(hops, self._hop, self._channels) ** 2).mean(axis=1).sum(axis=1))
 
     def integrated(self) -> float:
         """LUFS of what was pushed so far; -inf where there is none."""

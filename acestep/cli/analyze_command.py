@@ -27,6 +27,8 @@ class AnalyzeOptions(CommandOptions):
 
 def analyze(options: AnalyzeOptions, job: Job) -> Output:
     """Analyse every sound file named or found; files that cannot be read are reported and left out."""
+    if not options.paths:
+        raise UserError("No sound file was named.", fix="Name audio files, or folders that hold some.")
     paths, problems = _find(options.paths)
     found: dict[Path, Analysis] = {}
     for path, result in zip(paths, _analyze_all(paths, job), strict=True):

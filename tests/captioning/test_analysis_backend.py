@@ -41,5 +41,5 @@ def test_what_has_no_tempo_is_absent_and_a_bad_file_is_an_error(tmp_path: Path) 
     (tmp_path / "text.mp3").write_text("words " * 400)
     with backend("analysis").open(CaptionSettings(), {}, Job()) as measuring:
         assert measuring.label(SongToLabel(tmp_path / "noise.wav", 6.0, EVERYTHING)).values == {}
-        with pytest.raises(UserError, match="text.mp3"):
+        with pytest.raises(UserError, match=r"text\.mp3"):
             measuring.label(SongToLabel(tmp_path / "text.mp3", 0.0, EVERYTHING))

@@ -52,4 +52,5 @@ def test_nothing_to_analyse_is_an_error(songs: Path, tmp_path: Path, capsys: pyt
     for path in (tmp_path / "bare", songs / "broken.mp3", tmp_path / "missing.wav"):
         assert main(["analyze", str(path), "--json"]) == 1
         assert json.loads(capsys.readouterr().out)["error"]
-    assert main(["analyze"]) == 2
+    assert main(["analyze"]) == 1
+    assert "No sound file was named" in capsys.readouterr().err
