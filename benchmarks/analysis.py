@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import random
 import sys
 import tempfile
 import time
@@ -26,13 +27,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402 - after the search path
+import soundfile  # noqa: E402
 from foreign_songs import missing_tools  # noqa: E402
-from played_pieces import SECONDS, Piece, draw_drum_pieces, draw_pieces, make_beatless, play_all  # noqa: E402
+from played_pieces import SECONDS, STYLES, Piece, draw_drum_pieces, draw_pieces, make_beatless, play_all  # noqa: E402
 
 from acestep.audio import key, rhythm  # noqa: E402
 from acestep.audio.analysis import Analysis, analyze  # noqa: E402
+from acestep.audio.format import SAMPLE_RATE  # noqa: E402
 from acestep.audio.hearing import hear  # noqa: E402
 from acestep.audio.pitch import listen_for_pitches  # noqa: E402
+from acestep.audio.synth import NOTE_NAMES, SongPlan, render  # noqa: E402
 from acestep.audio.weighing import WEIGHTS_FILE  # noqa: E402
 
 REPORT_SEED, FIT_SEED = 2026, 1
@@ -93,6 +97,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     drums_found = [analyze(path) for path in drum_paths]
     drums_judged = [Judged.of(piece, one) for piece, one in zip(drums, drums_found, strict=True)]
     beatless_found = [analyze(path) for path in beatless]
+    others = synthesised_songs(folder / f"synthesised {options.seed}", options.pieces // 4, options.seed)
+    others_judged = [Judged.of(piece, analyze(path)) for piece, path in others]
     return {
         "pieces": len(pieces),
         "tempo within 2 %": share([one.tempo for one in judged]),
@@ -111,8 +117,27 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "drums alone: key invented": share([one.keyscale.value is not None for one in drums_found]),
         "sounds without beat: tempo invented": share([one.bpm.value is not None for one in beatless_found]),
         "sounds without key: key invented": share([one.keyscale.value is not None for one in beatless_found]),
+        "other songs (acestep demo): tempo within 2 %": share([one.tempo for one in others_judged]),
+        "other songs (acestep demo): metre": share([one.metre for one in others_judged]),
+        "other songs (acestep demo): key exact": share([one.key == 1 for one in others_judged]),
         "CPU seconds per second of sound": round(seconds / (len(pieces) * SECONDS), 4),
     }
+
+
+def synthesised_songs(folder: Path, count: int, seed: int) -> list[tuple[Piece, Path]]:
+    """Songs of the demo's synthesiser, which shares nothing with the played pieces and is never fitted to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(f"synthesised {seed}")
+    songs = []
+    for number in range(count):
+        metre, mode = "4236"[number % 4], draw.choice(key.MODES)
+        tempo = draw.randint(60, 100) if metre == "6" else draw.randint(66, 150)
+        plan = SongPlan(tempo, NOTE_NAMES[number % 12], mode, metre, SECONDS, number, ("verse", "chorus") * 2)
+        path = folder / f"{number:03}.wav"
+        if not path.exists():
+            soundfile.write(path, render(plan).T, SAMPLE_RATE)
+        songs.append((Piece(path.name, STYLES[0], tempo, metre, number % 12, mode, True, number), path))
+    return songs
 
 
 @dataclass(frozen=True)

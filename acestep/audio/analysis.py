@@ -7,6 +7,7 @@ weighing.py  which is likeliest, and how sure
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,12 @@ class Analysis:
             },
             "notes": list(self.notes),
         }
+
+
+def prepare() -> None:
+    """Load the libraries; call it once before analysing in several threads, which would wait for one another."""
+    for name in ("librosa.core", "librosa.feature", "pyloudnorm.iirfilter", "scipy.ndimage", "scipy.signal"):
+        importlib.import_module(name)
 
 
 def analyze(path: str | Path) -> Analysis:

@@ -23,10 +23,12 @@ WHOLE_S = 120.0
 EXCERPTS, EXCERPT_S = 3, 40.0
 """Of longer ones: excerpts spread over the whole."""
 
+_SHORTFALL_S = 0.1
+
 
 @dataclass(frozen=True)
 class Heard:
-    """A sound file as analysis needs it. Excerpts are mono float32 at RATE; silence has none."""
+    """A sound file as analysis needs it. Excerpts are mono float32 at RATE with peak 1; silence has none."""
 
     duration_s: float
     loudness_lufs: float
@@ -55,13 +57,21 @@ def hear(path: str | Path) -> Heard:
         if not frames:
             raise UserError(f"{path} holds no sound.", fix="Copy or export it again, or remove it.")
         heard = tuple(samples for window in windows if len(samples := window.finish()))
-        notes = ("is damaged; the parts that can be decoded are used",) if source.damage else ()
         return Heard(
             frames / source.sample_rate,
             meter.integrated() if math.isfinite(peak) else -math.inf,
             heard if SILENCE_PEAK <= peak < math.inf else (),
-            notes,
+            _notes(source, frames),
         )
+
+
+def _notes(source: Source, frames: int) -> tuple[str, ...]:
+    """What is worth telling about a file of which `frames` could be read."""
+    missing = (source.declared_frames or 0) - frames
+    if missing > _SHORTFALL_S * source.sample_rate:
+        read_s, stated_s = frames / source.sample_rate, (source.declared_frames or 0) / source.sample_rate
+        return (f"only {read_s:.1f} of its {stated_s:.1f} s can be decoded; that part is used",)
+    return ("is damaged; the parts that can be decoded are used",) if source.damage else ()
 
 
 def _places(source: Source) -> list[tuple[int, int]]:
@@ -92,4 +102,6 @@ class _Window:
 
     def finish(self) -> np.ndarray:
         self._pieces.append(self._stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-        return np.concatenate(self._pieces)
+        samples = np.concatenate(self._pieces)
+        peak = float(np.abs(samples).max(initial=0.0))
+        return samples / peak if peak else samples

@@ -15,6 +15,8 @@ PEAK_CEILING = np.float32(10 ** (-1 / 20))
 """-1 dBFS as a sample value."""
 
 FULL_SCALE = np.float32(1.0)
+_LOWEST_RATE = 4000  # the shelf of the weighting lies at 1500 Hz
+
 BLOCK_S = 0.4
 """Length of the measuring block of ITU-R BS.1770; shorter sound has no integrated loudness."""
 
@@ -44,7 +46,7 @@ class LoudnessMeter:
         from pyloudnorm.iirfilter import IIRfilter
         from scipy.signal import lfilter
 
-        self._filter = lfilter
+        self._filter, self._measurable = lfilter, sample_rate >= _LOWEST_RATE
         # the two filters of K-weighting, as pyloudnorm's own meter has them
         shelf = IIRfilter(4.0, 1 / math.sqrt(2), 1500.0, sample_rate, "high_shelf")
         high_pass = IIRfilter(0.0, 0.5, 38.0, sample_rate, "high_pass")
@@ -55,6 +57,8 @@ class LoudnessMeter:
 
     def push(self, block: np.ndarray) -> None:
         """Take in the next samples [frames, channels]."""
+        if not self._measurable:
+            return
         weighted = block.astype(np.float64)
         for number, (b, a, state) in enumerate(self._stages):
             weighted, state = self._filter(b, a, weighted, axis=0, zi=state)
@@ -65,7 +69,7 @@ class LoudnessMeter:
         self._powers.append((whole.reshape(hops, self._hop, self._channels) ** 2).mean(axis=1).sum(axis=1))
 
     def integrated(self) -> float:
-        """LUFS of what was pushed so far; -inf where there is none."""
+        """LUFS of what was pushed so far; -inf where there is none, and for sound with too low a sample rate."""
         powers = np.concatenate([np.zeros(0), *self._powers])
         if len(powers) < 4:
             return -math.inf

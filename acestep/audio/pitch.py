@@ -10,6 +10,9 @@ from acestep.audio.hearing import RATE
 
 _WINDOW, _HOP = 8192, 1024
 _LOWEST, _HIGHEST, _BASS_BELOW = 33, 96, 53  # MIDI numbers; bass is what lies below F3
+_LOWEST_BIN = 16
+"""43 Hz; what lies below is rumble."""
+
 _FLOOR = 0.02
 """Peaks below this share of the loudest in their frame are not counted."""
 
@@ -30,7 +33,7 @@ def listen_for_pitches(samples: np.ndarray) -> Pitches:
     spectrum = np.abs(librosa.stft(samples, n_fft=_WINDOW, hop_length=_HOP))
     frames = spectrum.shape[1]
     inner = spectrum[1:-1]
-    loudest = spectrum.max(axis=0)
+    loudest = spectrum[_LOWEST_BIN:].max(axis=0)  # a constant offset is no note
     peaks = (inner > spectrum[:-2]) & (inner >= spectrum[2:]) & (inner > _FLOOR * loudest) & (inner > 1e-6)
     places, times = np.nonzero(peaks)
     places += 1

@@ -24,8 +24,9 @@ class AnalysisBackend:
 
     @contextmanager
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[Measuring]:
-        import librosa.feature  # noqa: F401 - its parts load on first use, which must not happen in two threads
+        from acestep.audio.analysis import prepare
 
+        prepare()
         yield Measuring()
 
 

@@ -68,9 +68,10 @@ def _find(given: tuple[Path, ...]) -> tuple[list[Path], list[Problem]]:
 
 
 def _analyze_all(paths: list[Path], job: Job) -> list[Analysis | UserError]:
-    import librosa.feature  # noqa: F401 - its parts load on first use, which must not happen in two threads
-
     from acestep.audio.analysis import analyze as analyze_one
+    from acestep.audio.analysis import prepare
+
+    prepare()
 
     def run(path: Path) -> Analysis | UserError:
         job.check_stop()

@@ -131,6 +131,22 @@ def test_a_value_that_is_not_sure_enough_is_only_the_runner_up() -> None:
     assert (sure.value, sure.confidence, sure.runner_up) == ("3", 0.6, "4")
 
 
+@needs_players
+def test_level_and_offset_change_nothing_and_odd_rates_are_read(tmp_path: Path) -> None:
+    piece = next(one for one in draw_pieces(40, SEED) if one.style.name == "house")
+    samples, rate = soundfile.read(play(piece, tmp_path / "piece.wav", seconds=20.0), dtype="float32")
+    plain = analyze(tmp_path / "piece.wav")
+    assert same_tempo(plain, piece)
+    for name, changed in {"quiet": 1e-4 * samples, "loud": 1e15 * samples, "offset": samples + 0.5}.items():
+        soundfile.write(tmp_path / f"{name}.wav", changed, rate, subtype="FLOAT")
+        found = analyze(tmp_path / f"{name}.wav")
+        assert same_tempo(found, piece)
+        assert (found.keyscale.value, found.timesignature.value) == (plain.keyscale.value, plain.timesignature.value)
+    for odd in (1, 50, 2000, 4000):
+        soundfile.write(tmp_path / "odd.wav", samples[: 3 * odd], odd)
+        assert analyze(tmp_path / "odd.wav").duration_s == pytest.approx(3.0, abs=0.01)
+
+
 # Files that are wrong
 
 
