@@ -33,13 +33,16 @@ _TAG_USE = {
 class CardFacts:
     """What a card says beyond the adapter's own files. Everything may be left out.
 
-    `validations` are pairs of optimizer step and loss; `settings` the choices of the run by their names.
+    `songs` and `audio_s` are what was trained on, `held_out` how many songs (of kind "windows": ends of songs)
+    judged it. `validations` are pairs of optimizer step and loss; `settings` the choices of the run by their names.
     """
 
     title: str = ""
     variant: str = ""
     songs: int = 0
     audio_s: float = 0.0
+    held_out: int = 0
+    held_out_kind: str = ""
     step: int | None = None
     why: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -91,14 +94,42 @@ def _trigger(trigger: TriggerTag) -> str:
 def _training(facts: CardFacts) -> str:
     lines = []
     if facts.songs:
-        length = f", {facts.audio_s / 60:.0f} minutes" if facts.audio_s else ""
-        lines.append(f"Trained on {facts.songs} songs{length}.")
+        length = f", {_length(facts.audio_s)}" if facts.audio_s else ""
+        lines.append(f"Trained on {_count(facts.songs, 'song')}{length}.{_held_out(facts)}")
     if facts.step is not None:
         lines.append(f"These are the weights of step {facts.step}{f' ({_plain(facts.why)})' if facts.why else ''}.")
-    rows = [f"| {_plain(str(name))} | {_plain(str(value))} |" for name, value in facts.settings.items()]
+    rows = [f"| {_plain(str(name))} | {_plain(_value(value))} |" for name, value in facts.settings.items()]
     if rows:
         lines += ["", "| setting | value |", "|---|---|", *rows]
     return "\n".join(["## Training", "", *lines]) if lines else ""
+
+
+def _held_out(facts: CardFacts) -> str:
+    if not facts.held_out:
+        return ""
+    held = _count(facts.held_out, "song")
+    if facts.held_out_kind == "windows":
+        return f" The ends of {held} were kept back to judge it."
+    return f" {held} more {'was' if facts.held_out == 1 else 'were'} kept back to judge it."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _length(seconds: float) -> str:
+    return _count(round(seconds), "second") if seconds < 59.5 else _count(round(seconds / 60), "minute")
+
+
+def _value(value: Any) -> str:
+    """A setting as people write it: lists with commas, switches in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_value(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(item) for item in value)
+    return str(value)
 
 
 def _curve(validations: Sequence[tuple[int, float]]) -> str:

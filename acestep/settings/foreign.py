@@ -117,6 +117,26 @@ class ForeignReader:
         self.sections.setdefault(section, {})[setting] = checked
         return True
 
+    def set_best_after(self, epoch: int, epochs: int, name: str) -> None:
+        """An epoch from which the best is looked for becomes a share of the run."""
+        if epoch >= epochs:
+            self.ignore(
+                name, f"not used: the best epoch was to be looked for from epoch {epoch}; the run has {epochs}."
+            )
+            return
+        if self.set("best_after_share", epoch / epochs, name) and epoch:
+            self.notes.append(
+                f'"{name}" {epoch} of {epochs} epochs becomes best_after_share {epoch / epochs:.3g}; '
+                "it counts where no songs are held out."
+            )
+
+    def set_patience(self, epochs: int, name: str) -> None:
+        """Epochs without improvement become judgements: there is one an epoch."""
+        if self.set("early_stop_patience", epochs, name) and epochs:
+            self.notes.append(
+                f'"{name}": {epochs} epochs become {epochs} judgements in a row without improvement, one an epoch.'
+            )
+
     def ignore(self, name: str, reason: str = "") -> None:
         """Leave a key out; the reason is a sentence."""
         shown = reprlib.repr(self.value(name)) if name in self._keys else ""

@@ -21,7 +21,6 @@ _PAGE = "not part of the settings: it chose what the page showed or did next."
 _NO_ENCODERS = "not needed: training here reads tensors and never loads the encoders."
 
 _WITH_SNR = ("loss_weighting", ("min_snr",))
-_WITH_PATIENCE = ("early_stop_enabled", (True,))
 _MODEL_DEFAULT = {0: None}
 
 _K = ForeignKey
@@ -65,10 +64,10 @@ TRAINING_KEYS: tuple[ForeignKey, ...] = (
     ),
     _K("encoder_offloading", "switch", aliases=("encoder_offloading_enabled",), reason=_NO_ENCODERS),
     _K("torch_compile", "switch", "compile", neutral=(False,), aliases=("torch_compile_enabled",), by_hand=True),
-    _K("auto_save_best_after", "whole", "best_after", neutral=(0,), by_hand=True),
+    _K("auto_save_best_after", "whole", "best_after_share", by_hand=True),
     _K("early_stop_enabled", "switch", default=True, by_hand=True),
-    _K("early_stop_patience", "whole", "patience", neutral=(0,), matters=_WITH_PATIENCE, by_hand=True),
-    _K("nan_detection_max", "whole", "nan_limit", neutral=(10,)),
+    _K("early_stop_patience", "whole", "early_stop_patience", by_hand=True),
+    _K("nan_detection_max", "whole", "nan_limit", words={0: 10}),
     _K("log_every_n_steps", "whole", "log_every"),
     _K("num_workers", "whole", reason="not needed: the songs are held in memory."),
     _K("pin_memory", "switch", reason="not needed: the songs are held in memory."),
@@ -185,15 +184,13 @@ def _read_optimizer(reader: ForeignReader) -> None:
 
 def _read_end(reader: ForeignReader) -> None:
     """The app looks for the best epoch, and stops early, only after an epoch that must lie within the run."""
-    after = reader.given.get("auto_save_best_after", 0)
+    after, epochs = reader.given.get("auto_save_best_after"), reader.given.get("max_epochs")
     patience = reader.given.get("early_stop_patience", 0) if reader.value("early_stop_enabled") else 0
-    epochs = reader.given.get("max_epochs")
-    if after and epochs is not None and after >= epochs:
-        reader.ignore(
-            "auto_save_best_after",
-            f"not used: the best epoch was to be looked for from epoch {after}; the run has {epochs}.",
-        )
+    if after and epochs is not None:
+        reader.set_best_after(after, epochs, "auto_save_best_after")
     elif after:
-        reader.set("best_after", after, "auto_save_best_after")
-    if patience:
-        reader.set("patience", patience, "early_stop_patience")
+        reader.ignore("auto_save_best_after", "not used: it is an epoch, and the file says not how many there are.")
+    if patience and (after == 0 or (after and epochs is not None and after >= epochs)):
+        reader.ignore("early_stop_patience", "not used: the app stops early only where it looks for the best epoch.")
+    elif patience:
+        reader.set_patience(patience, "early_stop_patience")

@@ -29,7 +29,6 @@ _ADAPTERS = ("lora", "dora", "lokr", "loha", "oft")
 _ONLY_LOHA = ("adapter_type", ("loha",))
 _ONLY_LOKR = ("adapter_type", ("lokr",))
 _WITH_CROP = ("crop_mode", ("seconds", "latent"))
-_WITH_BEST = ("save_best", (True,))
 
 _K = ForeignKey
 
@@ -108,9 +107,9 @@ KEYS: tuple[ForeignKey, ...] = (
         aliases=("save_every_n_epochs",),
     ),
     _K("save_best", "switch", default=True, neutral=(True,), reason="not needed: the best step is always kept here."),
-    _K("save_best_after", "whole", "best_after", matters=_WITH_BEST, neutral=(0,)),
+    _K("save_best_after", "whole", "best_after_share", default=200, by_hand=True),
     _K("save_best_every_n_steps", "whole", neutral=(0,), reason="not used: each validation looks for the best here."),
-    _K("early_stop_patience", "whole", "patience", neutral=(0,), aliases=("early_stop",)),
+    _K("early_stop_patience", "whole", "early_stop_patience", default=0, by_hand=True, aliases=("early_stop",)),
     _K("target_loss", "number", "target_loss", default=0.0, neutral=(0,)),
     _K("target_loss_floor", "number", neutral=(0.01,)),
     _K("target_loss_warmup", "whole", neutral=(50,)),
@@ -154,6 +153,7 @@ def from_side_step(values: Mapping[str, Any]) -> Imported:
     _read_schedule(reader)
     _read_checkpointing(reader)
     _read_validation(reader)
+    _read_end(reader)
     return reader.finish(reader.given.get("name", ""), reader.given.get("description", ""))
 
 
@@ -170,15 +170,17 @@ def to_side_step(settings: TrainSettings, name: str = "", description: str = "")
         "learning_rate": settings.learning_rate,
         "epochs": settings.epochs,
         "dataset_repeats": 1,
-        "crop_mode": "latent" if settings.max_latent_length else "full",
+        "crop_mode": "full" if settings.window == "whole" or not settings.max_latent_length else "latent",
         "chunk_duration": 0,
         "max_latent_length": settings.max_latent_length,
         "optimizer_type": settings.optimizer if settings.optimizer in OPTIMIZERS else "adamw",
         **_schedule_keys(settings),
         "save_every": settings.save_every_epochs,
         "save_best": True,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "gradient_checkpointing_ratio": 1.0,
+        "save_best_after": round(settings.best_after_share * settings.epochs),
+        "early_stop_patience": settings.early_stop_patience,
+        "gradient_checkpointing": settings.gradient_checkpointing > 0,
+        "gradient_checkpointing_ratio": settings.gradient_checkpointing or 1.0,
         "offload_encoder": True,
         "val_split": 0.0 if settings.validation == "none" else settings.validation_share,
     }
@@ -271,6 +273,15 @@ def _read_length(reader: ForeignReader) -> None:
     reader.set("save_every_epochs", save_every * repeats, "save_every")
 
 
+def _read_end(reader: ForeignReader) -> None:
+    """It looks for the best epoch, and stops early, only after an epoch; its patience counts longer epochs."""
+    repeats, epochs = max(1, reader.value("dataset_repeats")), reader.value("epochs")
+    after = reader.value("save_best_after")
+    if reader.value("save_best") and (after < epochs or "save_best_after" in reader.given):
+        reader.set_best_after(after, epochs, "save_best_after")
+    reader.set_patience(reader.value("early_stop_patience") * repeats, "early_stop_patience")
+
+
 def _read_window(reader: ForeignReader) -> None:
     frames = reader.given.get("max_latent_length", 0)
     by_seconds = round(reader.given.get("chunk_duration", 0) * FRAMES_PER_SECOND)
@@ -315,14 +326,9 @@ def _read_schedule(reader: ForeignReader) -> None:
 
 
 def _read_checkpointing(reader: ForeignReader) -> None:
-    ratio = reader.value("gradient_checkpointing_ratio")
-    on = reader.value("gradient_checkpointing") and ratio > 0
-    reader.set("gradient_checkpointing", on, "gradient_checkpointing")
-    if on and ratio < 1:
-        reader.ignore(
-            "gradient_checkpointing_ratio",
-            f"not supported: gradient_checkpointing_ratio ({ratio:g}); all layers are recomputed.",
-        )
+    on = reader.value("gradient_checkpointing")
+    ratio = reader.value("gradient_checkpointing_ratio") if on else 0.0
+    reader.set("gradient_checkpointing", ratio, "gradient_checkpointing_ratio" if on else "gradient_checkpointing")
 
 
 def _read_validation(reader: ForeignReader) -> None:

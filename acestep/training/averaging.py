@@ -32,6 +32,10 @@ class Averaging:
     def restore(self) -> None:
         """The adapter holds the weights to use, as a checkpoint kept them; the trained ones are loaded next."""
 
+    def kept(self) -> list[torch.Tensor]:
+        """The tensors kept here, beside those of adapter and optimizer."""
+        return []
+
 
 class _TwoWeights(Averaging):
     """Keeps the weights to use in tensors of its own, and swaps them in."""
@@ -78,6 +82,9 @@ class RunningAverage(_TwoWeights):
             shadow.lerp_(parameter, 1 - decay)
 
     def weights_to_use(self) -> list[torch.Tensor]:
+        return self._shadow
+
+    def kept(self) -> list[torch.Tensor]:
         return self._shadow
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ _SETTINGS_ON_CARD = {
 }
 _MORE_ON_CARD = (
     *("optimizer", "learning_rate", "schedule", "weight_decay", "batch_size", "gradient_accumulation", "epochs"),
-    *("max_steps", "max_latent_length", "condition_dropout", "timestep_draw", "seed"),
+    *("max_steps", "window", "max_latent_length", "condition_dropout", "timestep_draw", "seed"),
 )
 
 
@@ -36,12 +36,15 @@ def card_facts(
     record = run.record
     settings = record.get("settings", {}) if settings is None else settings
     model, tensors = record.get("model", {}), record.get("tensors", {})
+    data = record.get("data", tensors)  # runs of earlier versions know the folder's songs only
     names = (*_SETTINGS_ON_CARD.get(str(settings.get("adapter")), ()), *_MORE_ON_CARD)
     return CardFacts(
         title=str(tensors.get("dataset") or run.path.name),
         variant=variant or str(model.get("variant") or str(model.get("name", "")).removeprefix("acestep-v15-")),
-        songs=int(tensors.get("songs", 0)),
-        audio_s=float(tensors.get("audio_s", 0.0)),
+        songs=int(data.get("songs", 0)),
+        audio_s=float(data.get("audio_s", 0.0)),
+        held_out=int(data.get("held_out", 0)),
+        held_out_kind=str(data.get("held_out_kind", "")),
         step=note.get("step"),
         why=str(note.get("reason", "")),
         settings={name: settings[name] for name in names if name in settings and settings[name] not in (None, "")},

@@ -48,6 +48,10 @@ class LoopState:
     epoch_loss_sum: float = 0.0
     epoch_samples: int = 0
     epoch_losses: list[float] = field(default_factory=list)
+    usual_loss: float | None = None
+    usual_steps: int = 0
+    exploded: bool = False
+    rollbacks: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,7 +77,7 @@ def save_checkpoint(
     """Write one checkpoint under `folder` and return its path."""
     from safetensors.torch import save_file
 
-    path = folder / f"step_{state.step:06d}"
+    path = checkpoint_path(folder, state.step)
     tensors, rest = _split_optimizer(optimizer.state_dict())
     with atomic_folder(path) as temporary:
         if averaging.keeps_two_weights:
@@ -85,6 +89,11 @@ def save_checkpoint(
         facts = {"version": STATE_VERSION, "loop": state.to_dict(), "optimizer": rest, "shapes": shapes}
         (temporary / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return path
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies among those of a run."""
+    return folder / f"step_{step:06d}"
 
 
 def _copies(adapter: Adapter) -> dict[str, torch.Tensor]:
@@ -103,7 +112,7 @@ def load_checkpoint(path: Path, adapter: Adapter, optimizer: torch.optim.Optimiz
         raise UserError(
             f"{path} was written by another version of this program.", fix="Start a new run from its adapter."
         )
-    adapter.load_tensors(read_adapter_tensors(path))
+    adapter.load_tensors(read_adapter_tensors(path), f"The adapter in {path}")
     averaging.restore()
     if averaging.keeps_two_weights:
         adapter.load_tensors(_read(path / TRAINING_WEIGHTS), str(path / TRAINING_WEIGHTS))

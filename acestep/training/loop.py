@@ -17,7 +17,6 @@ import torch
 
 from acestep.adapters import Adapter, TriggerTag, write_adapter_files
 from acestep.adapters.card import write_card
-from acestep.core.errors import UserError
 from acestep.core.jobs import Job, Stage
 from acestep.core.paths import atomic_folder
 from acestep.settings import TrainSettings
@@ -32,13 +31,15 @@ from acestep.training.optimizers import set_learning_rate
 from acestep.training.previews import Previews
 from acestep.training.processes import Processes
 from acestep.training.recorder import SilentRecorder
+from acestep.training.recovery import GoodState, note_before_update, note_skipped, refuse_spoilt_weights, roll_back
 from acestep.training.requests import RequestFiles
 from acestep.training.runs import RunFolder
 from acestep.training.schedules import Length, learning_rate
+from acestep.training.step_down import Economy, room_for
 from acestep.training.validation import Validation
 
-MOST_BAD_STEPS = 10
-"""So many steps in a row with a loss or gradient that is not a number end the run."""
+TIMED_STEPS = 10
+"""After so many steps the length of the run is told."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Session:
     """Everything a run works with. Only `state`, the adapter and the optimizer change while it goes."""
 
     settings: TrainSettings
+    economy: Economy
     plan: Plan
     processes: Processes
     model: FlowModel
@@ -92,17 +94,22 @@ class Session:
     clock: Callable[[], float] = time.perf_counter
     curve: dict[int, float] = field(default_factory=dict)
     """Validation losses so far, by step."""
+    good: GoodState | None = None
+    """Where to go back to when steps fail; None while no run goes on."""
 
 
 def fit(session: Session, job: Job) -> None:
     """Train from the session's state to the end of the plan, or until the job is asked to stop."""
     plan, state = session.plan, session.state
+    session.good = GoodState.of(session)
     requests = RequestFiles(session.run.path, job.clock)
     with job.stage("train", plan.total_steps, "steps", already=state.step) as stage:
         while True:
             if session.processes.is_main:
                 requests.collect(job)
             finished = state.step >= plan.total_steps
+            if finished and state.bad_steps > 1:
+                roll_back(session, f"the last {state.bad_steps} steps had a loss or gradient that is not a number")
             stopping = not finished and session.processes.any(job.stop_requested)
             fresh = state.step != session.resumed_at
 
@@ -127,6 +134,19 @@ def fit(session: Session, job: Job) -> None:
 
             state.step += 1
             report(session, stats, stage)
+            if stage.done - stage.already == TIMED_STEPS:
+                say_time_left(session, stage, job)
+
+
+def say_time_left(session: Session, stage: Stage, job: Job) -> None:
+    """After the first steps: how long the rest will take, from what these took."""
+    left_s = stage.remaining_s(job.clock())
+    if left_s is not None and session.processes.is_main:
+        steps = stage.total - stage.done
+        session.record.event("time_left", step=session.state.step, seconds=round(left_s, 1), steps=steps)
+        job.say(
+            f"About {left_s / 60:.0f} min for the other {steps} steps." if left_s > 90 else f"About {left_s:.0f} s."
+        )
 
 
 def due(step: int, every: int) -> bool:
@@ -162,44 +182,57 @@ class StepStats:
 
 
 def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample]]) -> StepStats:
-    """Accumulate the gradient of the mean loss over all samples of the step, clip it, and update the adapter.
+    """Accumulate the gradient of Σ weight · loss / samples of the step, clip it, and update the adapter.
 
-    A step whose loss or gradient is not a number changes nothing.
+    A step whose loss or gradient is not a number changes nothing. Raises OutOfRoom where a pass does not fit into
+    memory; adapter and optimizer are then as they were.
     """
-    settings, started = session.settings, session.clock()
-    samples = sum(len(batch) for batch in micro_batches)
-    total = torch.zeros((), device=session.model.device)
-    data_seconds = 0.0
-    strata = step_strata([sample for batch in micro_batches for sample in batch], epoch, settings)
-    for number, micro_batch in session.processes.share(micro_batches):
-        # Dropout inside the adapter is the only draw from torch's global generator; each pass has its own seed.
-        torch.manual_seed(derived_generator(settings.seed, "dropout", session.state.step, number).initial_seed())
-        waiting_since = session.clock()
-        batch = draw_batch(micro_batch, epoch, session.data, settings, session.flow, strata)
-        data_seconds += session.clock() - waiting_since
-        items = session.model.item_losses(batch, settings.condition_dropout)
-        if settings.loss_weighting == "min_snr":
-            items = items * snr_weights(batch.t.to(items.device), settings.snr_gamma)
-        loss = items.sum() / samples
-        session.processes.fabric.backward(loss)
-        total += loss.detach()
+    started = session.clock()
+    with room_for(session, micro_batches):
+        total, data_seconds = accumulate(session, epoch, micro_batches)
     loss_value = float(session.processes.add_up(session.adapter.parameters(), total))
     grad_norm = clip(session)
     applied = math.isfinite(loss_value) and math.isfinite(grad_norm)
     if applied:
+        note_before_update(session, loss_value)
         session.optimizer.step()
         session.averaging.update(session.state.step + 1)
+    else:
+        session.processes.note_overflow()
     session.optimizer.zero_grad(set_to_none=True)
     return StepStats(
         loss=loss_value,
         grad_norm=grad_norm,
         learning_rate=session.optimizer.param_groups[0]["lr"],
         epoch=epoch,
-        samples=samples,
+        samples=sum(len(batch) for batch in micro_batches),
         seconds=session.clock() - started,
         data_seconds=data_seconds,
         applied=applied,
     )
+
+
+def accumulate(session: Session, epoch: int, micro_batches: list[list[Sample]]) -> tuple[torch.Tensor, float]:
+    """Add up the gradients of this process's passes; returns their loss and the seconds spent on their data."""
+    settings, data_seconds = session.settings, 0.0
+    total = torch.zeros((), device=session.model.device)
+    samples = [sample for batch in micro_batches for sample in batch]
+    strata = step_strata(samples, epoch, settings)
+    for number, micro_batch in session.processes.share(micro_batches):
+        # Dropout inside the adapter is the only draw from torch's global generator; each batch has its own seed.
+        torch.manual_seed(derived_generator(settings.seed, "dropout", session.state.step, number).initial_seed())
+        for part in session.economy.parts(micro_batch):
+            waiting_since = session.clock()
+            batch = draw_batch(part, epoch, session.data, settings, session.flow, strata)
+            data_seconds += session.clock() - waiting_since
+            items = session.model.item_losses(batch, settings.condition_dropout)
+            if settings.loss_weighting == "min_snr":
+                items = items * snr_weights(batch.t.to(items.device), settings.snr_gamma)
+            # Over the number of samples, not the sum of weights: a weight changes no other sample's part.
+            loss = (items * batch.weights.to(items.device)).sum() / len(samples)
+            session.processes.fabric.backward(loss)
+            total += loss.detach()
+    return total, data_seconds
 
 
 def clip(session: Session) -> float:
@@ -212,7 +245,7 @@ def clip(session: Session) -> float:
 
 
 def report(session: Session, stats: StepStats, stage: Stage) -> None:
-    """Write the step to the log and the progress; end the run when steps keep failing."""
+    """Write the step to the log and the progress; go back, or end the run, when steps keep failing."""
     state = session.state
     state.samples_seen += stats.samples
     note_step(state, stats.loss, stats.samples)
@@ -221,16 +254,10 @@ def report(session: Session, stats: StepStats, stage: Stage) -> None:
     if stats.applied:
         state.bad_steps = 0
         return
-    state.bad_steps += 1
-    state.skipped_steps += 1
-    session.record.warn(state.step, f"Step {state.step} was skipped: its loss or gradient is not a number.")
-    if state.bad_steps >= MOST_BAD_STEPS:
+    diagnosis = note_skipped(session, stats.learning_rate)
+    if diagnosis is not None:
         save(session)
-        raise UserError(
-            f"{MOST_BAD_STEPS} steps in a row up to step {state.step} had a loss or gradient that is not a number.",
-            fix="Lower the learning rate, or train with precision bf16 or fp32.",
-            detail=f"Learning rate {stats.learning_rate:g}; everything up to here is saved in {session.run.path}.",
-        )
+        raise diagnosis
 
 
 def validate(session: Session) -> None:
@@ -264,6 +291,7 @@ def judge_training_loss(session: Session) -> None:
 
 
 def keep_best(session: Session, reason: str) -> None:
+    refuse_spoilt_weights(session)
     write_adapter(session, session.run.best, session.state.step, reason)
     session.record.event("best", step=session.state.step, loss=session.state.best_loss)
 
@@ -275,6 +303,7 @@ def set_training(session: Session, training: bool) -> None:
 
 def save(session: Session) -> None:
     """Write a checkpoint and remove those beyond the number to keep."""
+    refuse_spoilt_weights(session)
     if not session.processes.is_main:
         return
     path = save_checkpoint(
@@ -298,4 +327,5 @@ def describe_adapter(session: Session, folder: Path, step: int, reason: str) -> 
     note = {"step": step, "of": session.plan.total_steps, "reason": reason, "run": session.run.path.name}
     (folder / "training.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     curve = [(at, loss) for at, loss in session.curve.items() if math.isfinite(loss)]
-    write_card(folder, card_facts(session.run, note, curve, session.settings.model_dump(mode="json")))
+    in_force = {**session.settings.model_dump(mode="json"), **session.economy.in_force()}
+    write_card(folder, card_facts(session.run, note, curve, in_force))

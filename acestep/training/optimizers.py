@@ -17,10 +17,11 @@ PRODIGY_RATES = (0.1, 10.0)
 """Prodigy finds its own rate; its setting is a factor near 1. Rates outside this range were meant for others."""
 
 
-def _adamw(parameters: Parameters, settings: OptimizerSettings, warmup_steps: int) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=_can_fuse(parameters)
-    )
+def _adamw(
+    parameters: Parameters, settings: OptimizerSettings, warmup_steps: int, fuse: bool = True
+) -> torch.optim.Optimizer:
+    fused = fuse and _can_fuse(parameters)
+    return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
 
 
 def _can_fuse(parameters: Parameters) -> bool:
@@ -100,8 +101,12 @@ def rate_notes(settings: OptimizerSettings) -> list[str]:
     return notes
 
 
-def make_optimizer(parameters: Parameters, settings: OptimizerSettings, warmup_steps: int = 0) -> torch.optim.Optimizer:
-    """The optimizer named in the settings over fp32 adapter parameters."""
+def make_optimizer(
+    parameters: Parameters, settings: OptimizerSettings, warmup_steps: int = 0, scaled: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer named in the settings over fp32 adapter parameters; `scaled` where fp16 scales the loss up."""
+    if scaled and settings.optimizer == "adamw":
+        return _adamw(parameters, settings, warmup_steps, fuse=False)  # fused, it would unscale once more by itself
     return OPTIMIZERS[settings.optimizer](parameters, settings, warmup_steps)
 
 

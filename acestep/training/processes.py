@@ -7,6 +7,7 @@ additions, and every kind of adapter can be trained this way, wherever its weigh
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -38,6 +39,12 @@ class Processes:
         """Whether this process writes the run folder and speaks to the user."""
         return self.rank == 0
 
+    def alone(self) -> Processes:
+        """This process as if it were the only one, to measure what must not wait for others."""
+        solo = copy.copy(self)
+        solo.rank, solo.count = 0, 1
+        return solo
+
     def share(self, micro_batches: Sequence[T]) -> list[tuple[int, T]]:
         """This process's part of an optimizer step, each micro-batch with its number in the step."""
         return list(enumerate(micro_batches))[self.rank :: self.count]
@@ -57,6 +64,16 @@ class Processes:
             parameter.grad = flat[position : position + parameter.numel()].view_as(parameter).clone()
             position += parameter.numel()
         return flat[-1]
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What scales the loss up in fp16, where small gradients would vanish."""
+        return getattr(self.fabric.strategy.precision, "scaler", None)
+
+    def note_overflow(self) -> None:
+        """A step is left out for its gradient: in fp16 the loss is scaled up less from now on."""
+        if self.scaler is not None:
+            self.scaler.update()
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so; all get the same answer."""

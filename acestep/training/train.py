@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from acestep.adapters import TriggerTag, attach
-from acestep.core.device import DeviceChoice, choose_device
-from acestep.core.errors import UserError
+from acestep.core.device import DeviceChoice, choose_device, free_memory, lacks_memory
+from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
-from acestep.core.paths import atomic_folder, remove_leftovers
+from acestep.core.paths import remove_leftovers
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.identity import transformer_fingerprint
-from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
+from acestep.model.quantising import require_quantising
 from acestep.preprocess.store import TensorStore
 from acestep.settings import PreviewSettings, TrainSettings
-from acestep.training.averaging import make_averaging
-from acestep.training.checkpoints import load_checkpoint, resume_point
+from acestep.training.checkpoints import resume_point, step_of
 from acestep.training.compiling import compile_blocks, wants_compiling
-from acestep.training.data import EpochOrder, Flow, TrainingData, load_data
-from acestep.training.forward import FlowModel
-from acestep.training.loop import Plan, Session, describe_adapter, fit, set_training, write_adapter
-from acestep.training.optimizers import make_optimizer, rate_notes
-from acestep.training.previews import Previews
-from acestep.training.processes import Processes, start_processes
+from acestep.training.data import EpochOrder, TrainingData, load_data
+from acestep.training.ending import finish, write_what_was_learnt
+from acestep.training.failures import explained
+from acestep.training.forecast import Forecast, expected_of_run
+from acestep.training.loop import Plan, Session, fit, save, set_training
+from acestep.training.opening import Inputs, open_session, take_up
+from acestep.training.optimizers import rate_notes
+from acestep.training.processes import start_processes
 from acestep.training.recorder import MetricSink, Recorder, SilentRecorder
+from acestep.training.recovery import Diverged
 from acestep.training.requests import remove_requests
 from acestep.training.runs import RunFolder, RunSummary, summarise
 from acestep.training.schedules import warmup_length
-from acestep.training.validation import Validation
+from acestep.training.step_down import RECORD, Economy, OutOfRoom, out_of_memory_elsewhere, step_down
 
 CHANGEABLE_ON_RESUME = frozenset(
     [
@@ -44,9 +46,11 @@ CHANGEABLE_ON_RESUME = frozenset(
         "devices",
         "early_stop_patience",
         "epochs",
+        "gradient_checkpointing",
         "keep_last",
         "log_every",
         "max_steps",
+        "on_out_of_memory",
         "save_every_epochs",
         "save_every_steps",
         "tensorboard",
@@ -54,6 +58,13 @@ CHANGEABLE_ON_RESUME = frozenset(
     ]
 )
 """Settings a resumed run may change. Any other would make it a different run under the same name."""
+
+Approval = Callable[[Forecast], bool]
+"""Shown what a run will take before it begins; says whether to go on."""
+
+
+class NotApproved(UserError):
+    """Whoever was shown what the run will take did not want it."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +102,14 @@ def train(
     settings: TrainSettings,
     job: Job,
     resume: Path | None = None,
+    approve: Approval | None = None,
 ) -> TrainOutcome:
     """Train an adapter in the run folder `out`, or go on with the run or checkpoint `resume`.
 
-    A stop asked for through `job` ends at the next step with a full checkpoint. Raises UserError for anything
-    that does not fit together, before a folder is made where that can be known.
+    A stop asked for through `job` ends at the next step with a full checkpoint. With `approve`, what the run will
+    take is measured first, which changes nothing in it, and shown to that function; where it says no, NotApproved is
+    raised and a new run leaves no folder. Raises UserError for anything that does not fit together, before a folder is
+    made where that can be known.
     """
     started = time.perf_counter()
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -104,34 +118,116 @@ def train(
     order = EpochOrder(data, settings)
     plan = Plan.of(settings, order.steps_per_epoch)
     choice = choose_device(settings.device, settings.precision)
+    require_quantising(settings.base_weights, choice.device)
     processes = start_processes(settings, choice)
     identity = _identity(checkpoint, store)
     point = resume_point(resume) if resume else None
     if processes.is_main:
-        run = _continued(point, settings, identity) if point else _new(out, settings, identity, plan, choice)
+        run = _continued(point, settings, identity) if point else _new(out, settings, identity, plan, choice, data)
     path = processes.from_main(str(run.path) if processes.is_main else "")
     if not processes.is_main:
         run = RunFolder.open(Path(path))
+    try:
+        economy = Economy.of(settings)
+        inputs = Inputs(checkpoint, store, settings, economy, data, order, plan, choice, processes)
+        return _train_in(run, inputs, point, approve, job, started)
+    finally:
+        run.release()
+
+
+def _economy(run: RunFolder, settings: TrainSettings) -> Economy:
+    """How to save memory: as the run found that it must, or as the settings say."""
+    found = run.record.get(RECORD)
+    asked = Economy.of(settings)
+    if found is None:
+        return asked
+    economy = Economy.parse(found, str(run.path / "run.json"))
+    return economy.changed(gradient_checkpointing=max(economy.gradient_checkpointing, asked.gradient_checkpointing))
+
+
+class Sessions:
+    """The sessions of one run, one after the other: a step that does not fit into memory is made again in the next."""
+
+    def __init__(self, inputs: Inputs, run: RunFolder, recorder: SilentRecorder, job: Job) -> None:
+        self._inputs = replace(inputs, economy=_economy(run, inputs.settings))
+        self._run = run
+        self._recorder = recorder
+        self._job = job
+        self.current: Session | None = None
+
+    def fit(self, point: Path | None, approve: Approval | None) -> Session:
+        """Train to the end, from the checkpoint `point` if there is one; returns the last session."""
+        self._begin(point, approve, announce=True)
+        while (point := self._fit_or_step_down()) is not None:
+            self.current = None  # its model goes before the next is loaded
+            torch.compiler.reset()
+            free_memory()
+            self._begin(point, None, announce=False)
+        assert self.current is not None
+        return self.current
+
+    def _begin(self, point: Path | None, approve: Approval | None, announce: bool) -> None:
+        self.current = session = open_session(self._inputs, self._run, self._recorder)
+        if approve:
+            _have_approved(session, point, approve, self._job)
+        if point:
+            take_up(session, point)
+        if announce:
+            _announce(session, self._inputs.choice, self._job)
+        set_training(session, True)
+
+    def _fit_or_step_down(self) -> Path | None:
+        """Train to the end, or up to a step that does not fit: returns the checkpoint before it, to go on from."""
+        session = self.current
+        assert session is not None
+        try:
+            if wants_compiling(session.settings, session.processes.fabric.device):
+                compile_blocks(session, self._job)
+            fit(session, self._job)
+        except OutOfRoom as failure:
+            session.optimizer.zero_grad(set_to_none=True)
+            save(session)
+            economy, point = step_down(session, failure)
+            self._inputs = replace(self._inputs, economy=economy)
+            return point
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            raise out_of_memory_elsewhere(session) from error
+        return None
+
+
+def _train_in(
+    run: RunFolder, inputs: Inputs, point: Path | None, approve: Approval | None, job: Job, started: float
+) -> TrainOutcome:
+    """Train in a run folder that this process has for itself, and write down how it ended."""
+    settings, processes = inputs.settings, inputs.processes
     log = run.event_log() if processes.is_main else None
     recorder = Recorder(log, _sinks(run, settings), job, settings.log_every) if log else SilentRecorder()
+    sessions = Sessions(inputs, run, recorder, job)
     try:
-        session = open_session(Inputs(checkpoint, store, settings, data, order, plan), choice, processes, run, recorder)
-        if point:
-            _take_up(session, point)
-        _announce(session, choice, job)
-        set_training(session, True)
-        if wants_compiling(settings, processes.fabric.device):
-            compile_blocks(session, job)
-        fit(session, job)
+        session = sessions.fit(point, approve)
         if processes.is_main:
             remove_requests(run.path)
-        stopped = session.state.step < plan.total_steps and not session.state.ended_early
-        adapter = _finish(session, "stopped" if stopped else "finished")
+        stopped = session.state.step < inputs.plan.total_steps and not session.state.ended_early
+        adapter = finish(session, "stopped" if stopped else "finished")
+    except (NotApproved, Stopped):  # before the first step
+        recorder.close("failed")
+        if processes.is_main and not point:
+            run.discard()
+        raise
     except BaseException as error:
+        failed = sessions.current
+        if failed and isinstance(error, Diverged) and processes.is_main:
+            write_what_was_learnt(failed)
         reason = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
         if log:
-            log.emit("end", state="failed", reason=reason)
+            with contextlib.suppress(UserError):  # where the disk is full: the first error is the one to tell
+                log.emit("end", state="failed", reason=reason)
         recorder.close("failed")
+        told = explained(error, run.path, failed.state.step if failed else 0)
+        if told is not None:
+            raise told from error
         raise
     recorder.close("success")
     processes.wait()
@@ -146,79 +242,38 @@ def train(
     )
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a run is made from and what follows from it."""
+def _have_approved(session: Session, point: Path | None, approve: Approval, job: Job) -> None:
+    """Measure what the run will take and ask whether to go on. Raises NotApproved where the answer is no."""
+    found = expected_of_run(session, step_of(point) if point else 0, job)
+    answer = approve(found) if session.processes.is_main else True
+    if not session.processes.from_main(answer):
+        short = "memory" if found.memory.verdict == "does not fit" else "disk"
+        raise NotApproved(
+            f"The run was not started: its {short} does not suffice." if not found.fits else "The run was not started.",
+            fix=f"Try {', or '.join(found.remedies[:2])}." if found.remedies else "Make room, or change the settings.",
+        )
 
-    checkpoint: Checkpoint
-    store: TensorStore
-    settings: TrainSettings
-    data: TrainingData
-    order: EpochOrder
-    plan: Plan
 
-
-def _new(out: Path, settings: TrainSettings, identity: dict[str, Any], plan: Plan, choice: DeviceChoice) -> RunFolder:
+def _new(
+    out: Path,
+    settings: TrainSettings,
+    identity: dict[str, Any],
+    plan: Plan,
+    choice: DeviceChoice,
+    data: TrainingData,
+) -> RunFolder:
     record = {"settings": settings.model_dump(mode="json"), **identity, "plan": asdict(plan), "device": str(choice)}
-    return RunFolder.create(out, record)
+    return RunFolder.create(out, {**record, "data": data.facts()})
 
 
 def _continued(point: Path, settings: TrainSettings, identity: dict[str, Any]) -> RunFolder:
     run = RunFolder.open(point)
     _require_same(run, settings, identity)
+    run.claim()
     for folder in (run.path, run.checkpoints):
         remove_leftovers(folder)
     remove_requests(run.path)
     return run
-
-
-def _take_up(session: Session, point: Path) -> None:
-    """Put the session where the checkpoint was written."""
-    session.state = load_checkpoint(point, session.adapter, session.optimizer, session.averaging)
-    session.resumed_at = session.state.step
-    session.curve = _curve(session.run, session.state.step)
-    if session.state.ended_early:  # who resumes such a run wants to go on: the patience begins anew
-        session.state.ended_early, session.state.judgements_without_gain = False, 0
-
-
-def open_session(
-    inputs: Inputs, choice: DeviceChoice, processes: Processes, run: RunFolder, recorder: SilentRecorder
-) -> Session:
-    checkpoint, settings, data = inputs.checkpoint, inputs.settings, inputs.data
-    device = processes.fabric.device
-    transformer = load_transformer(checkpoint, choice.dtype, device)
-    if settings.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-    torch.manual_seed(settings.seed)  # the adapter's first weights
-    adapter = attach(transformer, settings)
-    config = checkpoint.config
-    flow = Flow(
-        mu=config.timestep_mu if settings.timestep_mu is None else settings.timestep_mu,
-        sigma=config.timestep_sigma if settings.timestep_sigma is None else settings.timestep_sigma,
-    )
-    model = FlowModel(transformer, load_silence_latent(checkpoint), load_null_condition(checkpoint), device)
-    model.autocast = processes.autocast
-    optimizer = make_optimizer(adapter.parameters(), settings, warmup_length(settings, inputs.plan.total_steps))
-    info = inputs.store.info
-    return Session(
-        settings=settings,
-        plan=inputs.plan,
-        processes=processes,
-        model=model,
-        adapter=adapter,
-        tag=TriggerTag(
-            info.trigger_word, info.tag_position if settings.tag_position is None else settings.tag_position
-        ),
-        optimizer=processes.fabric.setup_optimizers(optimizer),
-        averaging=make_averaging(adapter, optimizer, settings),
-        data=data,
-        order=inputs.order,
-        flow=flow,
-        validation=Validation(data.held_out, settings, flow) if data.held_out else None,
-        run=run,
-        record=recorder,
-        previews=Previews(checkpoint, choice),
-    )
 
 
 def _sinks(run: RunFolder, settings: TrainSettings) -> list[MetricSink]:
@@ -231,6 +286,7 @@ def _sinks(run: RunFolder, settings: TrainSettings) -> list[MetricSink]:
 
 def _identity(checkpoint: Checkpoint, store: TensorStore) -> dict[str, Any]:
     """What a run was made from, in a form that survives moving folders."""
+    learned = [song for song in store.songs if not song.regularization]
     return {
         "model": {
             "name": checkpoint.name,
@@ -241,8 +297,9 @@ def _identity(checkpoint: Checkpoint, store: TensorStore) -> dict[str, Any]:
         "tensors": {
             "path": str(store.folder),
             "dataset": store.info.dataset_name,
-            "songs": len(store.songs),
-            "audio_s": round(sum(song.duration_s for song in store.songs), 3),
+            "songs": len(learned),
+            "regularization_songs": len(store.songs) - len(learned),
+            "audio_s": round(sum(song.duration_s for song in learned), 3),
             "fingerprint": store.fingerprint(),
             "trigger_word": store.info.trigger_word,
         },
@@ -258,10 +315,7 @@ def _require_same(run: RunFolder, settings: TrainSettings, identity: dict[str, A
                 f"The {name} {identity[part]['path']} is not the one the run {run.path.name} was trained on.",
                 fix=f"Give the one recorded in its run.json ({recorded.get('path')}), or start a new run.",
             )
-    recorded = TrainSettings.parse(run.record.get("settings", {}), str(run.path / "run.json"))
-    wanted = settings.model_dump()
-    changed = [name for name, value in recorded.model_dump().items() if wanted[name] != value]
-    refused = [name for name in changed if name not in CHANGEABLE_ON_RESUME]
+    refused = [name for name in _changed(run, settings) if name not in CHANGEABLE_ON_RESUME]
     if refused:
         raise UserError(
             f"A resumed run cannot change {', '.join(refused)}.",
@@ -269,13 +323,23 @@ def _require_same(run: RunFolder, settings: TrainSettings, identity: dict[str, A
         )
 
 
+def _changed(run: RunFolder, settings: TrainSettings) -> dict[str, list[Any]]:
+    """The settings that differ from those the run began with: name → before, now."""
+    recorded = TrainSettings.parse(run.record.get("settings", {}), str(run.path / "run.json")).model_dump(mode="json")
+    wanted = settings.model_dump(mode="json")
+    return {name: [value, wanted[name]] for name, value in recorded.items() if wanted[name] != value}
+
+
 def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
     """Say and record the derived numbers of the run once: a user's log is a bug report."""
     settings, plan, data = session.settings, session.plan, session.data
     parameters = sum(parameter.numel() for parameter in session.adapter.parameters())
+    learned = len(data.songs_to_learn)
+    regularization = len(data.songs) - learned
+    beside = f" beside {regularization} for regularization" if regularization else ""
     lines = [
         f"device {choice}",
-        f"{len(data.songs)} songs to train on, {len(data.held_out)} windows held out ({data.held_out_kind})",
+        f"{learned} songs to train on{beside}, {len(data.held_out)} windows held out ({data.held_out_kind})",
         f"{plan.total_steps} steps, {plan.steps_per_epoch} an epoch, "
         f"up to {settings.batch_size * settings.gradient_accumulation} windows a step, "
         f"{warmup_length(settings, plan.total_steps)} steps of warm-up",
@@ -296,38 +360,5 @@ def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
         parameters=parameters,
         modules=len(session.adapter.module_names),
         summary=lines,
+        changed=_changed(session.run, settings),
     )
-
-
-def _finish(session: Session, state: str) -> Path:
-    """Write final/: the best step where validation found one, else the last; and the end of the log."""
-    run, loop = session.run, session.state
-    if not session.processes.is_main:
-        return run.final
-    if loop.best_step is not None and loop.best_step != loop.step and run.best.is_dir():
-        judged = "validation" if session.validation else "training"
-        reason = f"lowest {judged} loss, {loop.best_loss:.5f} at step {loop.best_step}"
-        _copy_best(session, loop.best_step, reason)
-        step = loop.best_step
-    else:
-        step = loop.step
-        reason = "the last step, which is also the best" if loop.best_step == step else "the last step"
-        write_adapter(session, run.final, step, reason)
-    if loop.ended_early:
-        session.record.warn(loop.step, f"Ended early: {loop.judgements_without_gain} judgements without improvement.")
-    session.record.event(
-        "end", state=state, step=loop.step, final_step=step, reason=reason, ended_early=loop.ended_early
-    )
-    return run.final
-
-
-def _copy_best(session: Session, step: int, reason: str) -> None:
-    with atomic_folder(session.run.final) as temporary:
-        shutil.copytree(session.run.best, temporary, dirs_exist_ok=True)
-        describe_adapter(session, temporary, step, reason)
-
-
-def _curve(run: RunFolder, step: int) -> dict[int, float]:
-    """Validation losses up to a step, from the log; of a step that was done twice, the last."""
-    events = (event for event in run.events("validation") if event["step"] <= step)
-    return {event["step"]: event["loss"] for event in events if event["loss"] is not None}

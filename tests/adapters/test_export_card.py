@@ -48,6 +48,15 @@ def test_the_card_says_what_a_listener_needs(folder):
     assert points[0] == 0 and points[-1] == 98 and len(points) <= 11 and "(best)" in text
 
 
+def test_numbers_and_lists_on_a_card_read_like_words(folder):
+    facts = CardFacts(songs=1, audio_s=61, held_out=2, settings={"self_modules": ["q", "v"], "dora": False})
+    text = card_text(folder, facts)
+    assert "Trained on 1 song, 1 minute. 2 songs more were kept back to judge it." in text
+    assert "| self_modules | q, v |" in text and "| dora | no |" in text
+    ends = CardFacts(songs=3, audio_s=40, held_out=3, held_out_kind="windows")
+    assert "3 songs, 40 seconds. The ends of 3 songs were kept back" in card_text(folder, ends)
+
+
 def test_a_card_without_a_run_is_still_a_card(folder):
     text = card_text(folder, CardFacts())
     assert "## Training" not in text and "## Loading" in text and "zörk" in text

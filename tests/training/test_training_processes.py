@@ -66,6 +66,21 @@ def test_two_processes_give_the_losses_of_one(
     assert kinds.count("start") == 1 and kinds.count("end") == 1
 
 
+def test_two_processes_go_back_together(make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """The rate is far too high in one step only; what follows is again what one process computes."""
+    store = make_store([Shape(80)] * 4)
+    formula = "base_lr * (1 + 1e12 * max(0, 1 - abs(step - 4)))"
+    changes = {"schedule": "formula", "schedule_formula": formula, "warmup_steps": 0, "dropout": 0.0}
+    settings = short_run(validation="none", batch_size=1, gradient_accumulation=2, max_steps=20, nan_limit=3, **changes)
+    train(checkpoint, store, tmp_path / "one", settings, Job())
+    done = run_two(store.folder, checkpoint, tmp_path / "two", settings)
+    assert done.returncode == 0, done.stderr
+    backs = [list(read_events(tmp_path / name / "events.jsonl", "rollback")) for name in ("one", "two")]
+    assert len(backs[0]) == len(backs[1]) == 1 and backs[0][0]["step"] == backs[1][0]["step"]
+    after = backs[0][0]["step"]
+    assert losses(tmp_path / "two")[after:] == pytest.approx(losses(tmp_path / "one")[after:], rel=1e-3)
+
+
 def test_errors_of_several_processes_are_one_sentence(
     make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
