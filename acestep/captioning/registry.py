@@ -7,7 +7,9 @@ import importlib
 from acestep.captioning.contract import Backend, BackendFacts, Field
 from acestep.core.errors import UserError, did_you_mean
 
-BACKENDS: dict[str, str] = {}
+BACKENDS: dict[str, str] = {
+    "analysis": "acestep.captioning.analysis:make",
+}
 """Name → "module:function without arguments" of each backend; imported when first asked for."""
 
 
