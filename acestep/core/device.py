@@ -111,3 +111,13 @@ def device_memory() -> tuple[int, int] | None:
     import torch
 
     return torch.cuda.mem_get_info() if torch.cuda.is_available() else None
+
+
+def memory_in_use() -> tuple[int, str]:
+    """Bytes in use where models lie, and what that is: the first CUDA device, else this process."""
+    memory = device_memory()
+    if memory is not None:
+        return memory[1] - memory[0], "graphics memory"
+    import psutil
+
+    return psutil.Process().memory_info().rss, "memory of this program"

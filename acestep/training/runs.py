@@ -5,13 +5,16 @@ events.jsonl    every step, validation, checkpoint, warning and the end with its
 checkpoints/    step_000120/ …
 best/ final/    adapters ready to use, each with training.json (which step it is, and why) and a card
 samples/        previews: step_000120/ …
+.lock           held by the process that trains
 request-*       what another process asks of the run, see requests.py
 tensorboard/
 """
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -19,13 +22,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from acestep import __version__
 from acestep.core.errors import UserError
 from acestep.core.events import EventLog, read_events
-from acestep.core.paths import existing_folder, output_folder, read_json, safe_name, write_json
+from acestep.core.paths import disk_errors, existing_folder, output_folder, read_json, safe_name, write_json
 
 SCHEMA_VERSION = 1
+LOCK_NAME = ".lock"
+HOLD_WAIT_S = 2.0
+"""How long a starting run waits for its lock: whoever asks whether it goes on holds it for a moment."""
 _RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "peft", "lycoris-lora", "lightning-fabric", "safetensors")
+
+
+_asking = threading.Lock()
+"""Two threads that ask at once would each take the other for the run."""
 
 
 class RunFolder:
@@ -75,6 +87,40 @@ class RunFolder:
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         yield from read_events(self.path / "events.jsonl", kind)
 
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the run while it is trained, so that everyone can tell whether it goes on.
+
+        The operating system drops the lock with the process. Raises UserError when another process trains it.
+        """
+        lock = self._lock()
+        try:
+            with disk_errors(self.path):
+                lock.acquire(timeout=HOLD_WAIT_S)
+        except Timeout as error:
+            raise UserError(
+                f"The run {self.path.name} is being trained by another process.", fix="Wait for it or stop it first."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_running(self) -> bool:
+        """Whether a process trains this run now. Nothing is written to find out."""
+        if not (self.path / LOCK_NAME).exists():
+            return False
+        try:
+            with _asking, self._lock().acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # the folder may only be read: then nobody here trains in it
+            return False
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path / LOCK_NAME)
+
 
 def new_run_path(root: Path, name: str) -> Path:
     """A folder name for a new run under `root`: date, time and name, never one that exists."""
@@ -107,8 +153,9 @@ class RunSummary:
 
 
 def summarise(run: RunFolder) -> RunSummary:
-    """Read a run's record and events. A run without an end event was cut off or still goes on."""
-    step, loss, state = 0, None, "unfinished"
+    """Read a run's record and events. A run without an end event is running or was interrupted."""
+    unfinished = "running" if run.is_running() else "interrupted"
+    step, loss, state = 0, None, unfinished
     validations: dict[int, float] = {}
     total_steps = int(run.record.get("plan", {}).get("total_steps", 0))
     for event in run.events():
@@ -116,11 +163,11 @@ def summarise(run: RunFolder) -> RunSummary:
         if kind in ("start", "resume"):  # a resumed run may have been made longer
             total_steps = event.get("total_steps", total_steps)
         if kind == "step":
-            step, loss, state = event["step"], event["loss"], "unfinished"
+            step, loss, state = event["step"], event["loss"], unfinished
         elif kind == "validation":
             validations[event["step"]] = event["loss"]
         elif kind == "resume":
-            state = "unfinished"
+            state = unfinished
         elif kind == "end":
             state = event["state"]
     settings = run.record.get("settings", {})

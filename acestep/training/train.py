@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -97,6 +98,20 @@ def train(
     A stop asked for through `job` ends at the next step with a full checkpoint. Raises UserError for anything
     that does not fit together, before a folder is made where that can be known.
     """
+    with contextlib.ExitStack() as held:
+        return _train(checkpoint, store, out, settings, job, resume, held)
+
+
+def _train(
+    checkpoint: Checkpoint,
+    store: TensorStore,
+    out: Path,
+    settings: TrainSettings,
+    job: Job,
+    resume: Path | None,
+    held: contextlib.ExitStack,
+) -> TrainOutcome:
+    """`train`; what is held meanwhile is entered into `held`."""
     started = time.perf_counter()
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     store.require_made_with(checkpoint)
@@ -109,6 +124,7 @@ def train(
     point = resume_point(resume) if resume else None
     if processes.is_main:
         run = _continued(point, settings, identity) if point else _new(out, settings, identity, plan, choice)
+        held.enter_context(run.hold())
     path = processes.from_main(str(run.path) if processes.is_main else "")
     if not processes.is_main:
         run = RunFolder.open(Path(path))

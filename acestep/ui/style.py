@@ -94,6 +94,38 @@ figure.chart .other0 { color: #2563eb; } figure.chart .other1 { color: #c026d3; 
 figure.chart .other2 { color: #ca8a04; } figure.chart .other3 { color: #dc2626; }
 figure.chart.empty p { color: var(--body-text-color-subdued); padding: 2rem 0; text-align: center; }
 
+.folder button { align-self: end; }
+.meter { margin: 0 0 .7rem; }
+.meter b { display: block; font-weight: 600; font-size: .9rem; }
+.meter span, .meter p { font-size: .85rem; color: var(--body-text-color-subdued); }
+.meter .bar { height: .6rem; border-radius: 5px; background: var(--border-color-primary); overflow: hidden; }
+.meter .bar i { display: block; height: 100%; background: var(--primary-600); }
+.meter.filling .bar i { background: #d97706; }
+.meter.full .bar i { background: #dc2626; }
+ul.problems { list-style: none; margin: .3rem 0; padding: 0; font-size: .88rem; }
+ul.problems li { border-left: 3px solid #d97706; padding: .15rem .6rem; margin: .2rem 0; overflow-wrap: anywhere; }
+
+.runs { overflow: auto; max-height: 22rem; max-width: calc(100vw - 6rem); border-radius: 8px;
+  border: 1px solid var(--border-color-primary); }
+table.runs-table { border-collapse: collapse; width: 100%; font-size: .88rem; }
+table.runs-table th { position: sticky; top: 0; background: var(--background-fill-secondary); text-align: left;
+  font-weight: 600; padding: .4rem .7rem; white-space: nowrap; }
+table.runs-table td { padding: .35rem .7rem; border-top: 1px solid var(--border-color-primary); white-space: nowrap; }
+table.runs-table tr.chosen td { background: var(--primary-50); }
+.dark table.runs-table tr.chosen td { background: var(--primary-900); }
+table.runs-table .state { padding: .1rem .5rem; border-radius: 999px; border: 1px solid var(--border-color-primary); }
+table.runs-table .running { border-color: var(--primary-600); color: var(--primary-700); font-weight: 600; }
+.dark table.runs-table .running { color: var(--primary-300); }
+table.runs-table .interrupted, table.runs-table .failed { border-color: #d97706; }
+tr.changed th, tr.changed td { font-weight: 600; }
+tr.error td { color: #dc2626; } tr.warning td { color: #b45309; }
+.dark tr.error td { color: #fca5a5; } .dark tr.warning td { color: #fbbf24; }
+
+.gradio-container :is(table.facts, table.runs-table), .gradio-container :is(table.facts, table.runs-table) tr {
+  border: 0; }
+.gradio-container table.facts :is(th, td), .gradio-container table.runs-table :is(th, td) { border: 0; }
+.gradio-container table.runs-table td, .gradio-container table.runs-table th[scope=row] {
+  border-top: 1px solid var(--border-color-primary); }
 table.facts { border-collapse: collapse; width: 100%; font-size: .9rem; }
 table.facts th { text-align: left; font-weight: 600; padding: .2rem .8rem .2rem 0; white-space: nowrap;
   vertical-align: top; }

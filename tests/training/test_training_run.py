@@ -173,7 +173,7 @@ def test_resume_after_kill_equals_an_uninterrupted_run(
     killed_at = random.Random().randrange(6, 50)
     arguments = command(store.folder, checkpoint, tmp_path / "killed", settings)
     assert interrupt(arguments, killed_at, signal.SIGKILL) == -signal.SIGKILL, f"killed at step {killed_at}"
-    assert summarise(RunFolder.open(tmp_path / "killed")).state == "unfinished"
+    assert summarise(RunFolder.open(tmp_path / "killed")).state == "interrupted"
     resumed = subprocess.run(
         [sys.executable, "-m", "acestep", "train", "--resume", str(tmp_path / "killed"), "--json"],
         capture_output=True,
