@@ -259,7 +259,7 @@ def runs(options: RunsOptions, job: Job) -> Output:
         found = [summarise(RunFolder.open(folder))]
     else:
         found, problems = RunHistory().read(folder)
-        found.reverse()  # the newest stands next to the prompt
+        found = found[::-1]  # the newest stands next to the prompt
     if not found and not problems:
         raise UserError(f"{options.folder} holds no runs.", fix="Train one, or choose another folder.")
     lines = [

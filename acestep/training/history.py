@@ -6,7 +6,8 @@ import math
 import secrets
 import shutil
 import threading
-from collections.abc import Hashable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from acestep.core.paths import TEMPORARY_PREFIX, disk_errors
 from acestep.training.runs import RunFolder, RunSummary, summarise
 
 Sign = Hashable
+LOOK_AGAIN_S = 1.0
+"""How long a look at all runs is good for: asking for each lock takes a while where there are many."""
 GROWTH_STEPS = 50
 """A log that still grows counts as changed each time it is longer by one part in so many."""
 
@@ -48,9 +51,20 @@ def run_paths(root: Path) -> list[Path]:
 class RunHistory:
     """The runs of a folder, each read again only when it has changed. Safe to share between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.summaries: list[RunSummary] = []
+        """What was read last."""
         self._known: dict[Path, tuple[Sign, RunSummary]] = {}
+        self._looked: tuple[float, Sign] | None = None
+        self._clock = clock
         self._lock = threading.Lock()
+
+    def sign(self, root: Path) -> Sign:
+        """Changes when a run directly in `root` comes, goes or moves on. One look serves all who ask meanwhile."""
+        with self._lock:
+            if self._looked is None or self._clock() - self._looked[0] >= LOOK_AGAIN_S:
+                self._looked = (self._clock(), tuple((str(path), run_sign(path)) for path in run_paths(root)))
+            return self._looked[1]
 
     def read(self, root: Path) -> tuple[list[RunSummary], list[Problem]]:
         """The runs directly in `root`, newest first, and what is wrong with those that cannot be read."""
@@ -61,7 +75,8 @@ class RunHistory:
                     summaries.append(self._summary(path))
                 except UserError as error:
                     problems.append(Problem(path.name, str(error)))
-        return sorted(summaries, key=lambda summary: (summary.created, summary.name), reverse=True), problems
+            self.summaries = sorted(summaries, key=lambda summary: (summary.created, summary.name), reverse=True)
+            return self.summaries, problems
 
     def _summary(self, path: Path) -> RunSummary:
         sign = run_sign(path)

@@ -27,7 +27,7 @@ def ask(run: RunFolder, name: RunRequest) -> Path:
     state = summarise(run).state
     if state != "running":
         raise UserError(
-            f"The run {run.path.name} does not go on ({state}); nobody would read the request.",
+            f"The run {run.path.name} has ended ({state}); nobody would read the request.",
             fix=f"Go on with it first: acestep train --resume {run.path}",
         )
     path = request_file(run.path, name)

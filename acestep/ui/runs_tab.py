@@ -87,7 +87,7 @@ def _build_curves(page: Page, wires: Wires) -> None:
         smoothing = gr.Slider(
             0, 0.99, app.workspace.runs_smoothing, step=0.01, label="Smoothing of the training loss", min_width=260
         )
-        logarithmic = gr.Checkbox(app.workspace.runs_logarithmic, label="Logarithmic axis")
+        logarithmic = gr.Checkbox(app.workspace.runs_logarithmic, label="Logarithmic axis", min_width=180)
     wires.add(smoothing=smoothing, logarithmic=logarithmic, charts=gr.HTML(elem_id="run-charts", padding=False))
     wires.on(
         [smoothing.release, logarithmic.input],
@@ -110,8 +110,7 @@ def _build_curves(page: Page, wires: Wires) -> None:
 
 def table_sign(app: App) -> Hashable:
     """Changes with every run that comes, goes or moves on."""
-    signs = tuple((str(path), run_sign(path)) for path in run_paths(app.output))
-    return signs, app.workspace.looked_at, app.workspace.run
+    return app.history.sign(app.output), app.workspace.looked_at, app.workspace.run
 
 
 def show_table(app: App) -> dict[str, Any]:
@@ -172,11 +171,15 @@ def chosen_runs(app: App) -> list[RunFolder]:
 
 def _chosen_paths(app: App) -> list[Path]:
     """The run chosen here, else the open one, else the newest; then those compared with it."""
-    summaries, _ = app.history.read(app.output)
-    there = [summary.path for summary in summaries]
-    wanted = [path for path in (app.workspace.looked_at, app.workspace.run, *there[:1]) if path in there]
-    others = [path for path in app.workspace.compared if path in there and path not in wanted[:1]]
-    return [Path(path) for path in [*wanted[:1], *others]]
+    there = {str(path) for path in run_paths(app.output)}
+    first = next((path for path in (app.workspace.looked_at, app.workspace.run) if path in there), None)
+    if first is None:
+        summaries = app.history.summaries or app.history.read(app.output)[0]
+        first = next((summary.path for summary in summaries if summary.path in there), None)
+    if first is None:
+        return []
+    others = [path for path in app.workspace.compared if path in there and path != first]
+    return [Path(path) for path in [first, *others]]
 
 
 def choose_runs(app: App, run: str | None, compared: list[str] | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from acestep.core.errors import UserError
 from acestep.core.events import EventLog
 from acestep.settings import TrainSettings
 from acestep.training import history
-from acestep.training.history import delete_run, read_curves, run_sign
+from acestep.training.history import RunHistory, delete_run, read_curves, run_sign
 from acestep.training.runs import RunFolder, summarise
 from acestep.ui.app import App
 from acestep.ui.page import Page
@@ -119,6 +119,16 @@ def test_a_growing_log_is_read_a_few_times_its_length_at_most(runs_app: App) -> 
     assert total < 60 * size
 
 
+def test_one_look_at_all_runs_serves_everyone_for_a_while(runs_app: App) -> None:
+    now = [0.0]
+    runs = RunHistory(lambda: now[0])
+    before = runs.sign(runs_app.output)
+    write_run(runs_app.output, "third")
+    assert runs.sign(runs_app.output) == before
+    now[0] = 2.0
+    assert runs.sign(runs_app.output) != before
+
+
 def test_curves_forget_what_a_resumed_run_did_again(tmp_path: Path) -> None:
     run = write_run(tmp_path, "run", steps=4)
     log = run.event_log()
@@ -185,17 +195,17 @@ def test_a_finished_run_and_one_whose_model_is_gone_are_not_resumed(page: Page) 
 
 
 def test_a_stopped_run_goes_on_in_the_background(tmp_path: Path, demo_checkpoint: Path, tiny_tensors: Path) -> None:
-    from acestep.core.jobs import Job
+    from acestep.core.jobs import Job, Stage
     from acestep.model.checkpoints import resolve_checkpoint
     from acestep.preprocess.store import TensorStore
     from acestep.training.train import train
 
     app = App(tmp_path, (demo_checkpoint, tiny_tensors))
     settings = TrainSettings().changed(
-        max_steps=4, rank=2, alpha=2, batch_size=1, gradient_accumulation=1, max_latent_length=125, validation="off"
+        max_steps=4, rank=2, alpha=2, batch_size=1, gradient_accumulation=1, max_latent_length=125, validation="none"
     )
     job = Job()
-    job.request_stop()  # heard after the first step
+    job.listen(lambda kind, what: job.request_stop() if isinstance(what, Stage) and what.done == 2 else None)
     checkpoint = resolve_checkpoint(demo_checkpoint / "acestep-v15-demo")
     outcome = train(checkpoint, TensorStore.open(tiny_tensors), app.output / "run", settings, job)
     assert outcome.summary.state == "stopped" and not outcome.run.is_running()

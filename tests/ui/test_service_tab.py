@@ -12,8 +12,9 @@ import pytest
 from acestep.core.errors import UserError
 from acestep.core.gpu import GpuProcess, GpuReading
 from acestep.core.health import Check
-from acestep.core.jobs import Job
+from acestep.core.jobs import Job, Stage
 from acestep.ui.app import App
+from acestep.ui.header import stage_words
 from acestep.ui.machine import Machine, machine_html
 from acestep.ui.page import Page
 from lora_training_ui import build
@@ -130,6 +131,12 @@ def test_a_download_names_its_variant_and_failures_are_told(page: Page, monkeypa
     assert "cannot be reached" in work.problem and not page.app.workspace.model
 
 
+def test_a_download_is_counted_in_gigabytes() -> None:
+    assert stage_words(Stage("download", 4_800_000_000, "bytes", 0.0, done=1_200_000_000), 0.0).startswith(
+        "download: 1.20 of 4.80 GB"
+    )
+
+
 def test_checks_put_what_is_wrong_first(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = [Check("torch", "ok", "2.13"), Check("disk", "warning", "1 GiB free.", "Free some space.")]
     monkeypatch.setattr("acestep.core.health.all_checks", lambda folder: checks)
@@ -170,7 +177,7 @@ def test_an_idle_app_with_its_meters_drawn_has_not_imported_torch(tmp_path: Path
 def test_the_page_shows_the_model_it_was_told_to_take(models_app: App, open_page, demo_checkpoint: Path) -> None:
     page = open_page(models_app)
     page.get_by_role("tab", name="Service").click()
-    page.get_by_label("Folder of models", exact=True).fill(str(demo_checkpoint))
+    page.locator("#service-checkpoints textarea").fill(str(demo_checkpoint))
     page.get_by_role("button", name="Look for models").click()
     page.get_by_role("radio", name="acestep-v15-demo:").check()
     page.locator("ol.way li.done", has_text="acestep-v15-demo").wait_for()
