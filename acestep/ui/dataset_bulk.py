@@ -71,9 +71,9 @@ def build_bulk(page: Page, wires: Wires) -> None:
         where = gr.Radio([("before", "before"), ("after", "after")], value="before", label="Where")
     language = gr.Dropdown(LANGUAGE_CHOICES, value="en", label="Language for all", visible=False)
     with gr.Row():
-        look = gr.Button("Show the changes", scale=0, min_width=180)
+        look = gr.Button("Show the changes", scale=0, min_width=210)
         apply = gr.Button("Apply", variant="primary", scale=0, min_width=120)
-        undo = gr.Button("Undo the last edit", scale=0, min_width=180)
+        undo = gr.Button("Undo the last edit", scale=0, min_width=210)
     preview = gr.HTML(padding=False, elem_id="bulk-preview")
     wires.add(bulk_songs=songs, bulk_kind=kind, bulk_field=field, bulk_value=value, bulk_text_field=text_field)
     wires.add(bulk_find=find, bulk_replacement=replacement, bulk_pattern=pattern, bulk_match_case=match_case)
@@ -191,7 +191,7 @@ def build_settings(page: Page, wires: Wires) -> None:
     with gr.Row():
         controls.draw(DatasetSettings.model_fields, {})
     wires.add_controls(controls)
-    keep = gr.Button("Apply to the dataset", scale=0, min_width=180)
+    keep = gr.Button("Apply to the dataset", scale=0, min_width=210)
     said = gr.HTML(padding=False)
     wires.add(settings_said=said)
     names = list(controls.knobs)

@@ -56,20 +56,20 @@ def field_component(name: str) -> gr.components.Component:
         "interactive": True,
     }
     if name == "keyscale":
-        return gr.Dropdown([("not said", ""), *KEYS], allow_custom_value=True, min_width=120, **common)
+        return gr.Dropdown([("not said", ""), *KEYS], allow_custom_value=True, min_width=150, **common)
     if name == "timesignature":
         return gr.Dropdown(
-            [("not said", ""), *((text, code) for code, text in METRES.items())], min_width=120, **common
+            [("not said", ""), *((text, code) for code, text in METRES.items())], min_width=150, **common
         )
     if name == "language":
-        return gr.Dropdown(LANGUAGE_CHOICES, min_width=120, **common)
+        return gr.Dropdown(LANGUAGE_CHOICES, min_width=150, **common)
     if name == "prompt_override":
         choices = [("as for all songs", ""), ("its caption", "caption"), ("its genre", "genre")]
-        return gr.Dropdown(choices, min_width=120, **common)
+        return gr.Dropdown(choices, min_width=150, **common)
     if name == "is_instrumental":
         return gr.Checkbox(**common)
     if name in ("bpm", "repeat"):
-        return gr.Number(precision=0, min_width=120, **common)
+        return gr.Number(precision=0, min_width=150, **common)
     lines = {"caption": 3, "lyrics": 9}.get(name, 1)
     return gr.Textbox(lines=lines, max_lines=max(lines, 1) * 2, **common)
 

@@ -34,9 +34,11 @@ NO_SONG = "Choose a song in the table."
 def build_song(page: Page, wires: Wires) -> None:
     """Draw the form and wire it."""
     with gr.Row(elem_id="song-bar", equal_height=True):
-        heading = gr.HTML(padding=False, elem_id="song-heading")
+        with gr.Column(scale=3, min_width=260):
+            heading = gr.HTML(padding=False, elem_id="song-heading")
+            saved = gr.HTML(padding=False, elem_id="song-saved")
         bar = {"previous": "Previous", "next": "Next", "undo": "Undo", "redo": "Redo"}
-        buttons = {name: gr.Button(text, scale=0, min_width=92) for name, text in bar.items()}
+        buttons = {name: gr.Button(text, scale=0, min_width=110) for name, text in bar.items()}
     with gr.Row():
         with gr.Column(scale=3, min_width=340):
             player = gr.Audio(label="Listen", interactive=False, elem_id="song-player")
@@ -47,7 +49,7 @@ def build_song(page: Page, wires: Wires) -> None:
             columns |= {name: field_component(name) for name in NOT_SAID if name not in columns}
     with gr.Accordion("What the model is told", open=False):
         prompt = gr.HTML(padding=False, elem_id="song-prompt")
-    saved, notes = gr.HTML(padding=False, elem_id="song-saved"), gr.HTML(padding=False)
+    notes = gr.HTML(padding=False, elem_id="song-notes")
     wires.add(heading=heading, player=player, prompt=prompt, saved=saved, notes=notes, mark=gr.HTML(padding=False))
     wires.add(**{part_of(name): component for name, component in columns.items()})
     wires.add(
@@ -117,7 +119,7 @@ def show_song(app: App, song: Song) -> dict[str, Any]:
     with app.labels.lock:
         return {
             "song": key_of(app, song),
-            "heading": f"<h3>{escape(song.relative)}</h3><p class='quiet'>{length_words(song.duration_s)}</p>",
+            "heading": f"<h3>{escape(song.relative)} <small>{length_words(song.duration_s)}</small></h3>",
             "player": player,
             "mark": f'<style>#songs tr[data-song="{song.id}"] td {{ background: var(--chosen); }}</style>',
             **{part_of(name): good(name, value=shown_value(song, name)) for name in NOT_SAID},

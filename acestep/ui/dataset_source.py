@@ -36,11 +36,11 @@ def build_open(page: Page, wires: Wires) -> None:
             )
             with gr.Row():
                 opened = gr.Button("Open", variant="primary", scale=0, min_width=120)
-                again = gr.Button("Read again", scale=0, min_width=120)
+                again = gr.Button("Read again", scale=0, min_width=150)
         with gr.Column(scale=2, min_width=300):
             name = gr.Textbox(label="Name for dropped songs", value="songs", info="A new folder below datasets.")
             dropped = gr.File(
-                label="Drop songs with their label files, or one ZIP file",
+                label="Songs and their label files, or one ZIP",
                 file_count="multiple",
                 file_types=[*sorted(AUDIO_SUFFIXES | LABEL_SUFFIXES), ".zip"],
                 height=130,

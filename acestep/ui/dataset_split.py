@@ -31,8 +31,8 @@ def build_split(page: Page, wires: Wires) -> None:
     wires.add(split_length=length, split_overlap=overlap, split_silence=silence)
     folder_field(app, wires, "split_folder", "Folder for the pieces", info="Made when it does not exist.")
     with gr.Row():
-        start = gr.Button("Split all songs", scale=0, min_width=160)
-        opened = gr.Button("Open the pieces", variant="primary", visible=False, scale=0, min_width=160)
+        start = gr.Button("Split all songs", scale=0, min_width=190)
+        opened = gr.Button("Open the pieces", variant="primary", visible=False, scale=0, min_width=190)
     report = gr.HTML(padding=False)
     wires.add(split_open=opened, split_report=report)
     wires.on(start.click, "split", partial(start_split, app), INPUTS, ["split_report"])

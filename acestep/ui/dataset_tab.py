@@ -76,7 +76,9 @@ def facts_html(app: App) -> str:
     items = "".join(f"<li>{escape(str(problem))}</li>" for problem in problems[:PROBLEMS_SHOWN])
     rest = f"<li>and {len(problems) - PROBLEMS_SHOWN} more</li>" if len(problems) > PROBLEMS_SHOWN else ""
     errors = sum(problem.severity == "error" for problem in problems)
-    title = f"{len(problems)} things to look at" + (f", {errors} files left out" if errors else "")
+    title = f"{len(problems)} {'thing' if len(problems) == 1 else 'things'} to look at" + (
+        f", {errors} files left out" if errors else ""
+    )
     return (
         f'<p class="facts-line" role="status">{" · ".join(words)}</p>'
         f'<details><summary>{title}</summary><ul class="problems">{items}{rest}</ul></details>'
