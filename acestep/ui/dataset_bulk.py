@@ -62,7 +62,7 @@ def build_bulk(page: Page, wires: Wires) -> None:
         )
     text_field = gr.Dropdown(texts, value="caption", label="Text label", visible=False)
     with gr.Row(visible=False) as replace_row:
-        find = gr.Textbox(label="Find")
+        find = gr.Textbox(label="Text to find")
         replacement = gr.Textbox(label="Replace with", info=r"In patterns \1 stands for group 1.")
         pattern = gr.Checkbox(label="Pattern", info="What to find is a regular expression.", min_width=160)
         match_case = gr.Checkbox(label="Match case", value=True, min_width=160)
