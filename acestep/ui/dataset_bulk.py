@@ -83,8 +83,8 @@ def build_bulk(page: Page, wires: Wires) -> None:
     kinds = [*rows, "bulk_text_field", "bulk_language", "bulk_preview"]
     wires.on(kind.input, "bulk_kind", show_kind, ["bulk_kind"], kinds)
     wires.on(look.click, "bulk_preview", partial(show_changes, app), INPUTS, ["bulk_preview"])
-    wires.on(apply.click, "bulk_apply", partial(apply_changes, app), INPUTS, ["bulk_preview"])
-    wires.on(undo.click, "bulk_undo", partial(undo_changes, app), outputs=["bulk_preview"])
+    wires.on(apply.click, "bulk_apply", partial(apply_changes, app), INPUTS, ["bulk_preview"], show_progress="minimal")
+    wires.on(undo.click, "bulk_undo", partial(undo_changes, app), outputs=["bulk_preview"], show_progress="minimal")
 
 
 def show_kind(bulk_kind: str) -> dict[str, Any]:

@@ -133,7 +133,7 @@ p.facts-line { margin: .3rem 0; }
 .empty { text-align: center; padding: 2.2rem 1rem; color: var(--body-text-color-subdued); max-width: 46rem;
   margin: 0 auto; }
 .empty h3 { font-size: 1.1rem; font-weight: 600; }
-#songs, .wide { max-width: calc(100vw - 3.2rem); border: 1px solid var(--border-color-primary); border-radius: 8px;
+#songs, .wide { max-width: calc(100vw - 4.4rem); border: 1px solid var(--border-color-primary); border-radius: 8px;
   overflow: auto; }
 #songs:not(:has(table)) { border: 0; }
 :is(#song-notes, #bulk-preview):not(:has(p, li)) { display: none; }
