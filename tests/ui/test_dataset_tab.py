@@ -14,10 +14,12 @@ from playwright.sync_api import Browser, expect
 from playwright.sync_api import Page as BrowserPage
 
 from acestep.captioning import registry
+from acestep.captioning.contract import BackendFacts
 from acestep.core.errors import UserError
 from acestep.dataset.song import NOT_SAID
 from acestep.settings import CaptionSettings, DatasetSettings
 from acestep.settings.base import SettingsError
+from acestep.ui import dataset_labelling
 from acestep.ui.app import App
 from acestep.ui.page import Page
 from lora_training_ui import build
@@ -342,25 +344,36 @@ def test_long_songs_are_split_and_the_pieces_opened(opened: Page) -> None:
     assert all(song.labeled for song in opened.app.dataset.songs)
 
 
-def test_labelling_asks_for_a_backend_and_never_keeps_a_key(
-    songs: Path, app: App, monkeypatch: pytest.MonkeyPatch
+class Ear:
+    """A backend as far as a page sees it: what it gives and needs."""
+
+    facts = BackendFacts("ear", "A good ear", "service", frozenset({"caption"}), key_variable="EAR_KEY")
+
+
+def test_labelling_is_drawn_from_the_backends_and_never_keeps_a_key(
+    app: App, songs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not registry.BACKENDS:
-        pytest.skip("no backend is there to label with")
+    monkeypatch.setattr(registry, "BACKENDS", {"ear": f"{__name__}:Ear"})
+    monkeypatch.setattr(dataset_labelling, "BACKENDS", registry.BACKENDS)
+    monkeypatch.delenv("EAR_KEY", raising=False)
     page = build(app)[1]
+    parts = page.tabs["dataset"].parts
+    assert [name for _, name in parts["caption_by"].choices] == ["", "ear"]  # type: ignore[union-attr]
+    assert parts["lyrics_by"].choices == [("nobody", "")]  # type: ignore[union-attr]
+    assert parts["EAR_KEY"].type == "password"  # type: ignore[union-attr]
     page.handler("dataset.open")(songs=str(songs))
     finish(app)
-    shown: dict[str, Any] = {**CaptionSettings().model_dump(), "label_songs": "all", "song": "", **VIEW}
-    shown |= dict.fromkeys(("caption_by", "lyrics_by", "metadata_by"), "")
-    keys = {registry.backend(name).facts.key_variable for name in registry.BACKENDS} - {""}
-    for key in keys:
-        monkeypatch.delenv(key, raising=False)
+    shown: dict[str, Any] = {**CaptionSettings().model_dump(), "EAR_KEY": "", "label_songs": "all", "song": "", **VIEW}
+    shown |= {"caption_by": "", "lyrics_by": "", "metadata_by": ""}
     with pytest.raises(UserError, match="Nobody is chosen"):
-        page.handler("dataset.label")(**shown, **dict.fromkeys(keys, ""))
-    cloud = next((name for name in registry.BACKENDS if registry.backend(name).facts.key_variable in keys and keys), "")
-    if cloud:
-        with pytest.raises(UserError, match="is missing"):
-            page.handler("dataset.label")(**{**shown, "caption_by": cloud}, **dict.fromkeys(keys, ""))
+        page.handler("dataset.label")(**shown)
+    with pytest.raises(UserError, match="EAR_KEY is missing"):
+        page.handler("dataset.label")(**{**shown, "caption_by": "ear"})
+    page.handler("dataset.label")(**{**shown, "caption_by": "ear", "EAR_KEY": "very secret", "fill": "all"})
+    assert app.background.wait(PATIENCE_S)
+    assert App(app.project).workspace.caption.fill == "all"
+    texts = [path.read_bytes() for path in app.project.rglob("*") if path.suffix in (".json", ".txt", ".log")]
+    assert not any(b"very secret" in text for text in texts)
 
 
 def test_editing_in_the_browser_survives_a_reload(
