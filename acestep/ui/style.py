@@ -141,7 +141,7 @@ p.facts-line { margin: .3rem 0; }
 .gradio-container :is(#songs, .wide) table { border: 0; border-radius: 0; }
 .gradio-container #songs button { all: unset; cursor: pointer; font-weight: 600; }
 .gradio-container #songs button:focus-visible { outline: 2px solid var(--primary-600); }
-main.app { width: 100%; }
+.gradio-container, .gradio-container > .main { width: 100%; box-sizing: border-box; }
 :is(table.songs, table.changes) { border-collapse: collapse; width: 100%; font-size: .86rem; margin: 0; }
 .gradio-container :is(table.songs, table.changes) :is(tr, th, td) { border: 0; }
 :is(table.songs, table.changes) :is(th, td) { padding: .3rem .55rem; text-align: left; }
