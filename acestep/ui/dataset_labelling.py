@@ -100,20 +100,16 @@ def start_labelling(app: App, controls: Controls, variables: list[str], shown: d
     if missing := [name for name, key in found.items() if not key]:
         raise UserError(f"The key {missing[0]} is missing.", fix="Type it into its field.")
     app.choose(caption=settings)
-    dataset = app.labels.history.dataset
+    dataset, file = app.labels.history.dataset, app.labels.file
 
     def label(job: Job) -> Any:
         from acestep.captioning.batch import label_dataset
-        from acestep.dataset.store import save_dataset
 
         try:
-            return label_dataset(dataset, settings, found, job, songs=songs)
+            return label_dataset(dataset, settings, found, job, songs=[song.id for song in songs], file=file)
         finally:
-            with app.labels.lock:
-                if app.dataset is dataset:
-                    if app.labels.file is not None:
-                        save_dataset(dataset, app.labels.file)
-                    app.labels.changed_outside()
+            if app.dataset is dataset:
+                app.labels.changed_outside()
 
     app.start_work("label", f"Labelling {len(songs)} songs", label, dataset.root)
     return {"label_report": '<p role="status">Labelling; the line above the tabs shows how far it is.</p>'}
