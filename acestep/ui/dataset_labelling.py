@@ -126,8 +126,6 @@ def show_report(app: App) -> dict[str, Any]:
     if work is None or work.kind != "label" or work.running or work.result is None:
         return {}
     result = work.result
-    written = result.written if isinstance(result.written, int) else len(result.written)
     items = "".join(f"<li>{escape(str(problem))}</li>" for problem in result.problems)
-    return {
-        "label_report": f"<p>{written} labels written.</p>" + (f'<ul class="problems">{items}</ul>' if items else "")
-    }
+    text = f"<p>{len(result.told)} labels written, for {result.labelled} songs; {result.failed} songs failed.</p>"
+    return {"label_report": text + (f'<ul class="problems">{items}</ul>' if items else "")}
