@@ -69,5 +69,10 @@ LANGUAGE_CODES: MappingProxyType[str, str] = MappingProxyType(
 )
 """Every accepted name and code, in lower case and Unicode form NFKC → one of the model's 51 codes."""
 
+LANGUAGE_NAMES: MappingProxyType[str, str] = MappingProxyType(
+    {code: names.split()[0].capitalize() for code, names in _NAMES.items() if code != "unknown"}
+)
+"""Code → English name of each language the model knows."""
+
 CANTONESE_REGIONS = frozenset({"hk", "mo", "yue", "hongkong", "macau", "macao"})
 """Regions and subtags with which zh means Cantonese."""

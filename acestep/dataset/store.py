@@ -15,7 +15,7 @@ from acestep.core.paths import write_text
 from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprints
 from acestep.dataset.resolve import apply_evidence
-from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, origin_note, read_saved
+from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, check_dataset_file, origin_note, read_saved
 from acestep.dataset.scan import identify, scan_folder
 from acestep.dataset.song import EDITED, NOT_SAID, Song
 from acestep.settings.dataset import DatasetSettings
@@ -112,7 +112,7 @@ def save_dataset(dataset: Dataset, path: str | Path, clock: Callable[[], float] 
         raise UserError(f"The dataset file {path} must end in .json.", fix="Choose such a name.")
     if path.exists():
         try:
-            read_saved(path)
+            check_dataset_file(path)
         except UserError as error:
             raise UserError(
                 f"{path} is not replaced, because it is not a dataset file that can be read.",
