@@ -36,7 +36,7 @@ class CaptionOptions(CaptionSettings, CommandOptions):
 def caption(options: CaptionOptions, job: Job) -> Output:
     """Label songs; what is written and what stays is the settings' choice."""
     from acestep.captioning.batch import label_dataset, plan_steps
-    from acestep.dataset.store import load_dataset
+    from acestep.dataset.store import load_dataset, save_dataset
 
     settings = _settings(options)
     file = options.save or (options.dataset if options.dataset.is_file() else None)
@@ -56,6 +56,8 @@ def caption(options: CaptionOptions, job: Job) -> Output:
     with heavy_job(f"caption {options.dataset}"):
         report = label_dataset(found, settings, os.environ, job, [song.id for song in songs], file=file)
     lines = _report_lines(report)
+    if options.save:
+        lines.append(f"Saved to {save_dataset(found, options.save)}.")
     if options.csv:
         from acestep.dataset.table import write_csv
 
@@ -98,8 +100,11 @@ def _step_lines(facts: dict[str, Any]) -> list[str]:
     lines = [f"{facts['title']}: {fields} of {facts['songs']} songs, {facts['minutes']:.1f} min of audio."]
     if facts["sends_audio"]:
         lines.append(f"  The songs are sent to {facts['title']}, which may charge for it.")
-    elif facts["memory_gib"]:
-        lines.append(f"  {facts['model']} needs about {facts['memory_gib']:.0f} GiB of memory.")
+    elif facts["model"]:
+        lines.append(
+            f"  {facts['model']} needs about {facts['memory_gib']:.0f} GiB of memory; it is fetched first if it is "
+            "not on this machine yet."
+        )
     return lines
 
 
