@@ -237,7 +237,7 @@ class _Batch:
         self.job.check_stop()
         with (
             step.backend.open(self.settings, self.keys, self.job) as opened,
-            self.job.stage(f"label with {facts.title}", len(todo), "songs") as stage,
+            self.job.stage(f"label with {facts.name}", len(todo), "songs") as stage,
         ):
             walk = self._parallel if facts.parallel else self._one_by_one
             with closing(walk(opened, todo, facts.hears)) as answers:
