@@ -1,8 +1,8 @@
-"""Where labels typed by hand are kept: in song.json beside the song, or in a dataset file elsewhere.
+"""Where labels that were typed or made by backends are kept: in song.json beside the song, or in a dataset file.
 
 Both are written at once and whole, so a crash loses nothing. song.json travels with the song and is read by other
-programs; "sources" in it marks what the user typed, which no scan and no labelling overrules afterwards. What else
-stands in the file stays as it is.
+programs; "sources" in it marks what the user typed, which no scan and no labelling overrules afterwards, and what a
+backend gave, which every file overrules. What else stands in the file stays as it is.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from acestep.core.errors import UserError
 from acestep.core.paths import atomic_file
 from acestep.dataset.dataset import Dataset
-from acestep.dataset.labels import ALIASES
+from acestep.dataset.labels import ALIASES, origin_note
 from acestep.dataset.sidecars import edited_labels, is_dataset, pair
-from acestep.dataset.song import EDITED, NOT_SAID, Song
+from acestep.dataset.song import EDITED, NOT_SAID, Song, is_machine
 from acestep.dataset.store import save_dataset
 from acestep.dataset.text import LARGEST_LABEL_FILE, NotText, decode
 from acestep.dataset.walk import is_audio_name
@@ -83,35 +84,78 @@ def restore(written: Sequence[Written]) -> list[Path]:
     return changed
 
 
+class LabelWriter:
+    """Keeps the labels of one song after the other, as a batch makes them: beside the songs, or in the dataset `file`.
+
+    A dataset file is written whole, so at most every `every_s` seconds and when the context is left.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        file: Path | None = None,
+        every_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dataset = dataset
+        self._file = file
+        self._every_s = every_s
+        self._clock = clock
+        self._places = _Places(dataset)
+        self._last = clock()
+        self._waiting = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._save_file()
+
+    def check(self, song: Song) -> None:
+        """Raises UserError where the labels of a song will have no place."""
+        if self._file is None:
+            self._places.of(song)
+
+    def write(self, song: Song) -> None:
+        """Keep the labels of a song of the dataset. Raises UserError when they cannot be written."""
+        if self._file is None:
+            _save(song, self._places.of(song))
+            return
+        self._waiting = True
+        if self._clock() - self._last >= self._every_s:
+            self._save_file()
+
+    def _save_file(self) -> None:
+        if self._file is not None and self._waiting:
+            save_dataset(self._dataset, self._file)
+            self._waiting = False
+            self._last = self._clock()
+
+
 class _Places:
     """Finds the song.json of songs; looks at each folder once."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._root = dataset.root
-        self._folders: dict[Path, tuple[list[str], dict[str, str]]] = {}
+        self._folders: dict[Path, tuple[dict[str, str], dict[str, set[str]]]] = {}
 
     def of(self, song: Song) -> Path:
         """The path of a song's own song.json, which may not exist yet."""
         audio = self._root / song.relative  # the link where the song is one
         with contextlib.suppress(OSError):
             audio = audio if audio.samefile(song.path) else song.path
-        names, sidecars = self._folder(audio.parent)
+        sidecars, claims = self._folder(audio.parent)
         name = sidecars.get(audio.name, f"{audio.stem}.json")
-        ours = audio.stem.casefold()
-        sharing = [
-            other
-            for other in names
-            if other != audio.name and (sidecars.get(other) == name or Path(other).stem.casefold() == ours)
-        ]
+        sharing = (claims.get(name, set()) | claims.get(audio.stem.casefold(), set())) - {audio.name}
         if sharing:
             raise UserError(
-                f"{song.relative} and {sharing[0]} would share {name}, so its labels cannot be kept there.",
+                f"{song.relative} and {min(sharing)} would share {name}, so its labels cannot be kept there.",
                 fix=f"Rename one of them. Or: {_ELSEWHERE}",
             )
         return audio.parent / name
 
-    def _folder(self, folder: Path) -> tuple[list[str], dict[str, str]]:
-        """The audio files of a folder, and which JSON file belongs to which."""
+    def _folder(self, folder: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
+        """Which JSON file belongs to which audio file, and the audio files of each JSON file and of each stem."""
         if folder not in self._folders:
             try:
                 names = sorted(entry.name for entry in folder.iterdir())
@@ -119,7 +163,13 @@ class _Places:
                 raise UserError(f"{folder} cannot be read ({error.strerror}).", fix=_ELSEWHERE) from error
             audio = [name for name in names if is_audio_name(name)]
             pairing = pair(audio, [name for name in names if name.lower().endswith(".json")])
-            self._folders[folder] = audio, {name: found["json"] for name, found in pairing.of_audio.items()}
+            sidecars = {name: found["json"] for name, found in pairing.of_audio.items()}
+            claims: dict[str, set[str]] = {}
+            for name in audio:
+                for claim in (sidecars.get(name), Path(name).stem.casefold()):
+                    if claim is not None:
+                        claims.setdefault(claim, set()).add(name)
+            self._folders[folder] = sidecars, claims
         return self._folders[folder]
 
 
@@ -131,9 +181,18 @@ def _save(song: Song, path: Path) -> Written:
     sources = dict(noted) if isinstance(noted, dict) else {}
     typed = hand_made(song)
     for name in NOT_SAID:
+        value = song.timed_lyrics or song.lyrics if name == "lyrics" else getattr(song, name)
+        origin = song.sources.get(name, "")
         if name in typed:
-            _set(content, name, song.timed_lyrics or song.lyrics if name == "lyrics" else getattr(song, name))
+            _set(content, name, value)
             sources[name] = EDITED
+        elif is_machine(origin):
+            if value in _SAYING_NOTHING:
+                _remove(content, name)
+                value = None
+            else:
+                _set(content, name, value)
+            sources[name] = origin_note(origin, value)
         elif name in marked:  # taken back since
             del sources[name]
             if song.sources.get(name) == path.name:
