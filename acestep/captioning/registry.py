@@ -7,7 +7,12 @@ import importlib
 from acestep.captioning.contract import Backend, BackendFacts, Field
 from acestep.core.errors import UserError, did_you_mean
 
-BACKENDS: dict[str, str] = {}
+BACKENDS: dict[str, str] = {
+    "openai-whisper": "acestep.captioning.openai_whisper:backend",
+    "elevenlabs-scribe": "acestep.captioning.elevenlabs_scribe:backend",
+    "gemini": "acestep.captioning.gemini:backend",
+    "openai-compatible": "acestep.captioning.openai_compatible:backend",
+}
 """Name → "module:function without arguments" of each backend; imported when first asked for."""
 
 

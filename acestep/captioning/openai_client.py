@@ -1,0 +1,60 @@
+"""The client of OpenAI's SDK, for the service itself and for all servers that speak its protocol."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from acestep.captioning.services import CONNECT_TIMEOUT_S, Failure, Service
+from acestep.settings.caption import CaptionSettings
+
+if TYPE_CHECKING:
+    import openai
+
+OFFICIAL_URL = "https://api.openai.com/v1"
+
+
+@contextmanager
+def openai_client(service: Service, settings: CaptionSettings) -> Iterator[openai.OpenAI]:
+    """A client without retries of its own. The environment adds nothing: neither address nor organisation."""
+    import httpx2
+    import openai
+
+    url = service.base_url or OFFICIAL_URL
+    if not urlsplit(url).path:
+        url += "/v1"
+    with openai.OpenAI(
+        api_key=service.key.get_secret_value() or "none",  # the SDK insists on one
+        base_url=url,
+        timeout=httpx2.Timeout(settings.timeout_s, connect=min(CONNECT_TIMEOUT_S, settings.timeout_s)),
+        max_retries=0,
+        http_client=httpx2.Client(follow_redirects=False),
+    ) as client:
+        if service.base_url:
+            client.organization = client.project = None
+        yield client
+
+
+def openai_failures(service: Service) -> AbstractContextManager[None]:
+    """Turns what the SDK raises inside into the exceptions of a backend."""
+    import httpx2
+    import openai
+
+    return service.failures(_read, openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError, UnicodeDecodeError)
+
+
+def _read(error: Exception) -> Failure:
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        body = error.body if isinstance(error.body, dict) else {}
+        message = body.get("message") or body.get("detail") or error.message
+        codes = f"{body.get('code', '')} {body.get('type', '')}"
+        return Failure(error.status_code, str(message), error.response.headers, codes)
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return Failure(None, "its JSON is cut off or damaged")
+    reason = error.__cause__ or error
+    return Failure(None, f"{type(reason).__name__} {reason}")
