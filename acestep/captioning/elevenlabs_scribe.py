@@ -79,16 +79,17 @@ class ElevenLabsScribe:
             client = ElevenLabs(
                 api_key=service.key.get_secret_value(),
                 base_url=service.base_url or OFFICIAL_URL,
+                timeout=None,  # that of `connections`, else the SDK's own 240 s rule
                 httpx_client=connections,
             )
-            yield OpenScribe(client, service, model_name(FACTS, settings), settings.timeout_s)
+            yield OpenScribe(client, service, model_name(FACTS, settings))
 
 
 class OpenScribe:
     """A client that is ready to transcribe."""
 
-    def __init__(self, client: ElevenLabs, service: Service, model: str, timeout_s: float) -> None:
-        self._client, self._service, self._model, self._timeout_s = client, service, model, timeout_s
+    def __init__(self, client: ElevenLabs, service: Service, model: str) -> None:
+        self._client, self._service, self._model = client, service, model
 
     def label(self, song: SongToLabel) -> Answer:
         """Lyrics and language of a song."""
@@ -113,17 +114,19 @@ class OpenScribe:
         import httpx
         from elevenlabs.core.api_error import ApiError
 
-        with self._service.failures(_read, ApiError, httpx.HTTPError, UnicodeDecodeError):
-            answer = self._client.speech_to_text.convert(
+        answer = self._service.ask(
+            (ApiError, httpx.HTTPError, UnicodeDecodeError),
+            _read,
+            lambda: self._client.speech_to_text.convert(
                 file=("song.flac", sound, "audio/flac"),
                 model_id=self._model,
                 timestamps_granularity="word",
                 tag_audio_events=False,
                 diarize=False,
                 language_code=language_hint(song) or None,
-                # the SDK's own default of 240 s would rule otherwise
-                request_options={"max_retries": 0, "timeout_in_seconds": math.ceil(self._timeout_s)},
-            )
+                request_options={"max_retries": 0},
+            ),
+        )
         return self._service.fitting(_Transcript, answer)
 
 

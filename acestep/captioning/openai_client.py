@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from acestep.captioning.services import CONNECT_TIMEOUT_S, Failure, Service
+from acestep.captioning.services import CONNECT_TIMEOUT_S, AnswerT, Failure, Service
 from acestep.settings.caption import CaptionSettings
 
 if TYPE_CHECKING:
@@ -38,12 +38,13 @@ def openai_client(service: Service, settings: CaptionSettings) -> Iterator[opena
         yield client
 
 
-def openai_failures(service: Service) -> AbstractContextManager[None]:
-    """Turns what the SDK raises inside into the exceptions of a backend."""
+def ask_openai(service: Service, call: Callable[[], AnswerT]) -> AnswerT:
+    """What the SDK's `call` gives. Raises the exceptions of a backend."""
     import httpx2
     import openai
 
-    return service.failures(_read, openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError, UnicodeDecodeError)
+    kinds = (openai.OpenAIError, httpx2.HTTPError, json.JSONDecodeError, UnicodeDecodeError)
+    return service.ask(kinds, _read, call)
 
 
 def _read(error: Exception) -> Failure:

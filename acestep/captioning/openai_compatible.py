@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic import Field as Limits
 
 from acestep.captioning.contract import FIELDS, Answer, BackendFacts, Field, Guess, Hearing, SongToLabel
-from acestep.captioning.openai_client import openai_client, openai_failures
+from acestep.captioning.openai_client import ask_openai, openai_client
 from acestep.captioning.parsing import parse_caption, parse_transcript
 from acestep.captioning.services import OPEN_SERVER, Service, encoded, pieces, service_of
 from acestep.core.errors import UserError
@@ -194,20 +194,21 @@ class OpenServer:
         ]
         if _QWEN.search(model):
             messages.insert(0, {"role": "system", "content": _QWEN_SYSTEM})
-        with openai_failures(self._service):
-            completion = self._client.chat.completions.create(
+        completion = ask_openai(
+            self._service,
+            lambda: self._client.chat.completions.create(
                 model=model,
                 messages=messages,
                 max_tokens=max_tokens,
                 temperature=self._settings.temperature,
                 seed=self._settings.seed if self._settings.temperature else openai.omit,
-            )
+            ),
+        )
         return self._service.fitting(_Completion, completion)
 
     def _served_model(self) -> str:
         """The one model of the server. Raises UserError where there are several."""
-        with openai_failures(self._service):
-            page = self._client.models.list()
+        page = ask_openai(self._service, self._client.models.list)
         names = [model.id for model in self._service.fitting(_Models, page).data]
         if len(names) != 1:
             raise UserError(

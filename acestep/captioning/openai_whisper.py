@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from acestep.captioning.contract import Answer, BackendFacts, Guess, Hearing, SongToLabel
 from acestep.captioning.lines import Word
-from acestep.captioning.openai_client import openai_client, openai_failures
+from acestep.captioning.openai_client import ask_openai, openai_client
 from acestep.captioning.services import Service, encoded, estimated_usd, model_name, pieces, service_of
 from acestep.captioning.transcripts import join_pieces, language_hint, transcript_answer
 from acestep.core.jobs import Job
@@ -116,15 +116,17 @@ class OpenWhisper:
         import openai
 
         hint = language_hint(song)
-        with openai_failures(self._service):
-            answer = self._client.audio.transcriptions.create(
+        answer = ask_openai(
+            self._service,
+            lambda: self._client.audio.transcriptions.create(
                 file=("song.flac", sound, "audio/flac"),
                 model=self._model,
                 language=("zh" if hint == "yue" else hint) or openai.omit,  # whisper-1 knows no Cantonese
                 response_format="verbose_json",
                 timestamp_granularities=["word", "segment"],
                 temperature=0,
-            )
+            ),
+        )
         return self._service.fitting(_Transcription, answer)
 
 

@@ -10,8 +10,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ from acestep.core.jobs import Job
 from acestep.dataset.text import one_line
 from acestep.settings.caption import CaptionSettings
 
+AnswerT = TypeVar("AnswerT")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 CONNECT_TIMEOUT_S = 15.0
@@ -100,17 +100,16 @@ class Service:
         text = self.without_key(message).rstrip(". ")
         return f": {text}" if text else ""
 
-    @contextmanager
-    def failures(self, read: Callable[[Exception], Failure], *kinds: type[Exception]) -> Iterator[None]:
-        """Turn exceptions of an SDK (`kinds`, as `read` understands them) into those of a backend."""
-        failure = None
+    def ask(
+        self, kinds: tuple[type[Exception], ...], read: Callable[[Exception], Failure], call: Callable[[], AnswerT]
+    ) -> AnswerT:
+        """What an SDK's `call` gives; its exceptions (`kinds`, as `read` understands them) become a backend's."""
         try:
-            yield
+            return call()
         except kinds as error:
             failure = read(error)
         # raised out here, so that the SDK's exception, which holds the request with its key, is not kept as context
-        if failure is not None:
-            raise self.verdict(failure)
+        raise self.verdict(failure)
 
     def fitting(self, model: type[ModelT], answer: object) -> ModelT:
         """An SDK's answer, which the SDKs do not check, in the form it must have. Raises TryAgain where it has not."""
