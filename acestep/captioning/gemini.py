@@ -7,7 +7,6 @@ random name and deleted again, whatever happens in between.
 from __future__ import annotations
 
 import base64
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -140,7 +139,7 @@ class OpenGemini:
         give_up = self._job.clock() + self._settings.timeout_s
         while file.state == types.FileState.PROCESSING and self._job.clock() < give_up:
             self._job.check_stop()
-            time.sleep(_POLL_S)
+            self._job.wait(_POLL_S)
             file = self._ask(lambda: self._client.files.get(name=name))
         if file.state == types.FileState.FAILED:
             raise UserError("Gemini cannot use the sound of this song.")

@@ -101,14 +101,14 @@ class OpenAICompatible:
         if not service.base_url:
             raise UserError("The OpenAI-compatible server has no address.", fix="Set base_url, http://HOST:8000/v1.")
         with openai_client(service, settings) as client:
-            yield OpenServer(client, service, settings, job)
+            yield OpenServer(client, service, settings)
 
 
 class OpenServer:
     """A client that is ready to ask."""
 
-    def __init__(self, client: openai.OpenAI, service: Service, settings: CaptionSettings, job: Job) -> None:
-        self._client, self._service, self._settings, self._job = client, service, settings, job
+    def __init__(self, client: openai.OpenAI, service: Service, settings: CaptionSettings) -> None:
+        self._client, self._service, self._settings = client, service, settings
         caption_model = settings.caption_model if settings.caption_by == OPEN_SERVER else ""
         lyrics_model = settings.lyrics_model if settings.lyrics_by == OPEN_SERVER else ""
         only = "" if caption_model and lyrics_model else (caption_model or lyrics_model or self._served_model())
@@ -147,7 +147,6 @@ class OpenServer:
         sung: list[str] = []
         values: dict[Field, Any] = {}
         for part in parts:
-            self._job.check_stop()
             room = max(512, round(part.shape[1] / rate * LYRICS_TOKENS_A_SECOND))
             text, is_cut = self._ask(self._lyrics_model, LYRICS_TASK, part, room, usage)
             told = parse_transcript(text)

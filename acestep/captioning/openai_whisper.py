@@ -79,14 +79,14 @@ class OpenAIWhisper:
         """The client. Raises UserError when the key is missing."""
         service = service_of(FACTS, settings, keys, job)
         with openai_client(service, settings) as client:
-            yield OpenWhisper(client, service, model_name(FACTS, settings), job)
+            yield OpenWhisper(client, service, model_name(FACTS, settings))
 
 
 class OpenWhisper:
     """A client that is ready to transcribe."""
 
-    def __init__(self, client: openai.OpenAI, service: Service, model: str, job: Job) -> None:
-        self._client, self._service, self._model, self._job = client, service, model, job
+    def __init__(self, client: openai.OpenAI, service: Service, model: str) -> None:
+        self._client, self._service, self._model = client, service, model
 
     def label(self, song: SongToLabel) -> Answer:
         """Lyrics and language of a song."""
@@ -115,7 +115,6 @@ class OpenWhisper:
     def _transcribe(self, sound: bytes, song: SongToLabel) -> _Transcription:
         import openai
 
-        self._job.check_stop()
         hint = language_hint(song)
         answer = ask_openai(
             self._service,

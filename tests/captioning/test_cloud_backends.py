@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from loopback import Loopback, Reply, Request, serving
 from pydantic import SecretStr
 
+from acestep.audio.write import write_audio
 from acestep.captioning.contract import Answer, BackendUnusable, Hearing, SongToLabel, TryAgain
 from acestep.captioning.lines import Word
 from acestep.captioning.registry import backend
 from acestep.captioning.services import PRICES, Failure, Service, estimated_usd, retry_after_s, service_of
 from acestep.captioning.transcripts import join_pieces
+from acestep.cli import main
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.settings.caption import CaptionSettings
@@ -581,6 +583,35 @@ def test_words_of_overlapping_pieces_are_joined_without_loss_or_repetition(
         times_s = [(n, s - begin_s + next(wobble)) for n, s in inside]
         heard.append((begin_s, [Word(str(n), s, s + 0.2) for n, s in times_s]))
     assert [word.text for word in join_pieces(heard, 20.0)] == [str(n) for n in range(len(starts_s))]
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_folder_is_labelled_through_trouble_and_no_file_holds_the_key(
+    name: str, server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    facts = backend(name).facts
+    sound = song("openai-whisper", 2.0).samples
+    assert sound is not None
+    for stem, volume in {"one": 0.5, "two": 1.0, "three": 2.0}.items():
+        write_audio(tmp_path / f"{stem}.flac", volume * sound, 16_000)
+    busy = iter(range(2))
+
+    def script(request: Request) -> Reply:
+        if request.method == "POST" and next(busy, None) is not None:
+            return Reply({"error": {"message": KEY}}, 429, {"Retry-After": "0"})
+        return good(request)
+
+    server.script = script
+    monkeypatch.setenv(facts.key_variable, KEY)
+    assert main(["caption", str(tmp_path), "--backend", name, "--base-url", server.url, "--yes", "--json"]) == 0
+    shown = capfd.readouterr()
+    assert json.loads(shown.out)["labelled"] == 3
+    labels = json.loads((tmp_path / "two.json").read_text(encoding="utf-8"))
+    told = label(name, server)
+    assert labels["lyrics"] == told.timed_lyrics or labels["lyrics"] == told.values["lyrics"].value
+    assert bool(told.timed_lyrics) == (name in LYRICS_GIVERS)
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY.encode() not in files and KEY not in shown.out + shown.err
 
 
 @pytest.mark.parametrize("name", CLOUDS)
