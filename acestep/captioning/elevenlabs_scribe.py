@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
 OFFICIAL_URL = "https://api.elevenlabs.io"
 
+HEARS = Hearing(16_000, 1)
+
 FACTS = BackendFacts(
     name="elevenlabs-scribe",
     title="ElevenLabs Scribe",
     origin="service",
     gives=frozenset({"lyrics", "language"}),
-    hears=Hearing(16_000, 1),
+    hears=HEARS,
     model="scribe_v2",
     key_variable="ELEVENLABS_API_KEY",
     network=True,
@@ -94,9 +96,7 @@ class OpenScribe:
     def label(self, song: SongToLabel) -> Answer:
         """Lyrics and language of a song."""
         assert song.samples is not None, "the batch decodes songs for this backend"
-        transcript = self._transcribe(
-            encoded(song.samples, FACTS.hears.sample_rate if FACTS.hears else 0, "flac"), song
-        )
+        transcript = self._transcribe(encoded(song.samples, HEARS.sample_rate, "flac"), song)
         sung = [token for token in transcript.words if token.type == "word"]
         logprobs = [token.logprob for token in sung if token.logprob is not None]
         usage = {"audio_s": song.duration_s}

@@ -43,12 +43,14 @@ _THINKING_TOKENS = 8192  # thoughts count as output
 _POLL_S = 0.5
 _MIME = "audio/flac"
 
+HEARS = Hearing(32_000, 1)
+
 FACTS = BackendFacts(
     name="gemini",
     title="Google Gemini",
     origin="service",
     gives=frozenset(FIELDS),
-    hears=Hearing(32_000, 1),
+    hears=HEARS,
     model="gemini-3.8-flash",
     key_variable="GEMINI_API_KEY",
     network=True,
@@ -92,7 +94,7 @@ class OpenGemini:
         """All wanted fields of a song from one call."""
         assert song.samples is not None, "the batch decodes songs for this backend"
         notes: list[str] = []
-        with self._sent(encoded(song.samples, FACTS.hears.sample_rate if FACTS.hears else 0, "flac"), notes) as sound:
+        with self._sent(encoded(song.samples, HEARS.sample_rate, "flac"), notes) as sound:
             contents: list[Any] = [sound, task_for(song.language)]
             response = self._ask(
                 lambda: self._client.models.generate_content(

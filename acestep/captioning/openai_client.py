@@ -19,7 +19,7 @@ OFFICIAL_URL = "https://api.openai.com/v1"
 
 @contextmanager
 def openai_client(service: Service, settings: CaptionSettings) -> Iterator[openai.OpenAI]:
-    """A client without retries of its own. The environment adds nothing: neither address nor organisation."""
+    """A client without retries of its own. What the environment says about OpenAI goes to OpenAI alone."""
     import httpx2
     import openai
 
@@ -35,6 +35,7 @@ def openai_client(service: Service, settings: CaptionSettings) -> Iterator[opena
     ) as client:
         if service.base_url:
             client.organization = client.project = None
+            client._custom_headers = {}  # no public way: those of OPENAI_CUSTOM_HEADERS, which may hold a key
         yield client
 
 

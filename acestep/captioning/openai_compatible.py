@@ -28,12 +28,14 @@ from acestep.settings.caption import CaptionSettings
 if TYPE_CHECKING:
     import openai
 
+HEARS = Hearing(16_000, 1)
+
 FACTS = BackendFacts(
     name=OPEN_SERVER,
     title="OpenAI-compatible server",
     origin="service",
     gives=frozenset(FIELDS) - {"bpm"},
-    hears=Hearing(16_000, 1),
+    hears=HEARS,
     key_variable="OPENAI_COMPATIBLE_API_KEY",
     network=True,
     parallel=True,
@@ -119,7 +121,7 @@ class OpenServer:
     def label(self, song: SongToLabel) -> Answer:
         """The wanted fields of a song, from one or two calls."""
         assert song.samples is not None, "the batch decodes songs for this backend"
-        rate = FACTS.hears.sample_rate if FACTS.hears else 0
+        rate = HEARS.sample_rate
         parts = [part for _, part in pieces(song.samples, rate, LONGEST_S)]
         values: dict[Field, Any] = {}
         notes: list[str] = []
@@ -166,7 +168,7 @@ class OpenServer:
         self, model: str, task: str, part: np.ndarray, max_tokens: int, usage: dict[str, float]
     ) -> tuple[str, bool]:
         """What the model says about a part [1, N], and whether it was cut off by `max_tokens`."""
-        sound = base64.b64encode(encoded(part, FACTS.hears.sample_rate if FACTS.hears else 0, "wav")).decode("ascii")
+        sound = base64.b64encode(encoded(part, HEARS.sample_rate, "wav")).decode("ascii")
         forms = self._forms
         for form in forms:
             try:

@@ -34,12 +34,14 @@ _NO_SPEECH = 0.6
 _UNSURE_LOGPROB = -1.0
 _LOOPING_RATIO = 2.4
 
+HEARS = Hearing(16_000, 1)
+
 FACTS = BackendFacts(
     name="openai-whisper",
     title="OpenAI Whisper",
     origin="service",
     gives=frozenset({"lyrics", "language"}),
-    hears=Hearing(16_000, 1),
+    hears=HEARS,
     model="whisper-1",
     key_variable="OPENAI_API_KEY",
     network=True,
@@ -91,7 +93,7 @@ class OpenWhisper:
     def label(self, song: SongToLabel) -> Answer:
         """Lyrics and language of a song."""
         assert song.samples is not None, "the batch decodes songs for this backend"
-        rate = FACTS.hears.sample_rate if FACTS.hears else 0
+        rate = HEARS.sample_rate
         parts = pieces(song.samples, rate, PIECE_S, OVERLAP_S)
         heard = [(start_s, self._transcribe(encoded(part, rate, "flac"), song)) for start_s, part in parts]
         answers = [answer for _, answer in heard]

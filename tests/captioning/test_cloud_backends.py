@@ -642,12 +642,16 @@ def test_the_keys_and_ids_of_openai_do_not_go_to_another_server(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-the-users-own-openai-key")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-private")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-private")
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "sk-admin-private")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Gateway: header-private")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.delenv("OPENAI_COMPATIBLE_API_KEY", raising=False)
     made = backend("openai-compatible")
     with made.open(CaptionSettings(caption_by=made.facts.name, base_url=server.url), {}, Job()) as opened:
         opened.label(song("openai-compatible"))
     sent = str([request.headers for request in server.requests])
-    assert "users-own" not in sent and "org-private" not in sent
+    assert "users-own" not in sent and "private" not in sent
 
 
 @pytest.mark.parametrize("name", ["openai-whisper", "elevenlabs-scribe", "gemini"])
