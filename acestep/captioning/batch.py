@@ -37,8 +37,7 @@ from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.dataset.dataset import Dataset
 from acestep.dataset.label_files import LabelWriter
-from acestep.dataset.labels import Labels, same_value, set_label
-from acestep.dataset.lrc import plain_lyrics
+from acestep.dataset.labels import Labels, set_label
 from acestep.dataset.song import DEFAULT, EDITED, NOT_SAID, Song, is_machine
 from acestep.model.facts import INSTRUMENTAL, UNKNOWN_LANGUAGE
 from acestep.settings.caption import CaptionSettings
@@ -381,8 +380,9 @@ class _Batch:
             song.set_from(song.sources["lyrics"], "is_instrumental", instrumental)
         if instrumental and is_machine(song.sources.get("language", "")):
             song.set_from(source, "language", UNKNOWN_LANGUAGE)
-        same = timed_lyrics and same_value("lyrics", plain_lyrics(timed_lyrics), song.lyrics)
-        song.timed_lyrics = timed_lyrics if same else ""
+        song.timed_lyrics = timed_lyrics
+        if not song.times_fit:
+            song.timed_lyrics = ""
 
 
 def _is_said(song: Song, name: str) -> bool:
