@@ -9,6 +9,10 @@ from acestep.core.errors import UserError, did_you_mean
 
 BACKENDS: dict[str, str] = {
     "analysis": "acestep.captioning.analysis:make",
+    "openai-whisper": "acestep.captioning.openai_whisper:backend",
+    "elevenlabs-scribe": "acestep.captioning.elevenlabs_scribe:backend",
+    "gemini": "acestep.captioning.gemini:backend",
+    "openai-compatible": "acestep.captioning.openai_compatible:backend",
 }
 """Name → "module:function without arguments" of each backend; imported when first asked for."""
 
