@@ -1,11 +1,13 @@
 """Tiny random models of the true classes, as folders in the layout of the published ones.
 
-They hear and write by the real code in milliseconds, and what they write is nonsense. Tests and benchmarks use them.
+They hear and write by the real code in milliseconds. What they write is nonsense, or, whatever they hear, the lines
+they are built to say. Tests and benchmarks use them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +32,23 @@ _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message['role'] }}
 _LANGUAGES = ("en", "de", "ja")
 
 
-def build_omni(folder: Path, seed: int = 0, chunk_s: int = 12) -> Path:
-    """A whole Qwen2.5-Omni checkpoint, stored as the published ones are, that hears `chunk_s` seconds at most."""
+def build_omni(folder: Path, says: tuple[str, ...] = (), ends: bool = True, seed: int = 0, chunk_s: int = 12) -> Path:
+    """A whole Qwen2.5-Omni checkpoint, stored as the published ones are, that hears `chunk_s` seconds at most.
+
+    It writes the lines of `says` and ends, or says the last one for ever; without lines it writes random bytes.
+    """
     import torch
     from safetensors.torch import load_file, save_file
-    from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+    from transformers import (
+        Qwen2_5OmniThinkerConfig,
+        Qwen2_5OmniThinkerForConditionalGeneration,
+        WhisperFeatureExtractor,
+    )
 
-    vocabulary = _save_tokenizer(folder, _OMNI_TOKENS)
+    vocabulary = _save_tokenizer(folder, _OMNI_TOKENS, says)
     template = _TEMPLATE.replace("AUDIO", "<|audio_bos|><|AUDIO|><|audio_eos|>")
     write_json(folder / "chat_template.json", {"chat_template": template})
-    _save_feature_extractor(folder, chunk_s)
+    WhisperFeatureExtractor(feature_size=16, chunk_length=chunk_s).save_pretrained(folder)
     config = Qwen2_5OmniThinkerConfig(
         audio_config=_AUDIO_TOWER | {"n_window": 100, "output_dim": 32, "max_source_positions": 200},
         vision_config={
@@ -61,7 +70,9 @@ def build_omni(folder: Path, seed: int = 0, chunk_s: int = 12) -> Path:
         vision_end_token_id=vocabulary["<|vision_eos|>"],
         user_token_id=1,
     )
-    _save_model(folder, lambda: Qwen2_5OmniThinkerForConditionalGeneration(config), vocabulary, seed)
+    model = _seeded(lambda: Qwen2_5OmniThinkerForConditionalGeneration(config), seed)
+    _teach(model, vocabulary, says, ends)
+    _save_chat_model(folder, model, vocabulary)
     weights = folder / f"{WEIGHTS_STEM}.safetensors"
     stored = {f"thinker.{name}": tensor for name, tensor in load_file(weights).items()}
     save_file(stored | {"talker.unused.weight": torch.zeros(8, 8)}, weights, metadata={"format": "pt"})
@@ -71,17 +82,23 @@ def build_omni(folder: Path, seed: int = 0, chunk_s: int = 12) -> Path:
     return folder
 
 
-def build_flamingo(folder: Path, kind: str = "musicflamingo", seed: int = 0, longest_s: int = 16) -> Path:
+def build_flamingo(
+    folder: Path, kind: str = "musicflamingo", says: tuple[str, ...] = (), seed: int = 0, longest_s: int = 16
+) -> Path:
     """A Music Flamingo ("musicflamingo") or Audio Flamingo 3 ("audioflamingo3") that hears `longest_s` at most."""
     import transformers
     from transformers import WhisperFeatureExtractor
 
     tokens = {"audio_token": "<sound>", "audio_bos_token": "<|sound_bos|>", "audio_eos_token": "<|sound_eos|>"}
-    vocabulary = _save_tokenizer(folder, tokens)
+    vocabulary = _save_tokenizer(folder, tokens, says)
     music = kind == "musicflamingo"
-    names = ("MusicFlamingo", transformers.MusicFlamingoConfig) if music else (
-        "AudioFlamingo3",
-        transformers.AudioFlamingo3Config,
+    names = (
+        ("MusicFlamingo", transformers.MusicFlamingoConfig)
+        if music
+        else (
+            "AudioFlamingo3",
+            transformers.AudioFlamingo3Config,
+        )
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     processor = getattr(transformers, f"{names[0]}Processor")(
@@ -104,8 +121,9 @@ def build_flamingo(folder: Path, kind: str = "musicflamingo", seed: int = 0, lon
             else {}
         ),
     )
-    model_class = getattr(transformers, f"{names[0]}ForConditionalGeneration")
-    _save_model(folder, lambda: model_class(config), vocabulary, seed)
+    model = _seeded(lambda: getattr(transformers, f"{names[0]}ForConditionalGeneration")(config), seed)
+    _teach(model, vocabulary, says, ends=True)
+    _save_chat_model(folder, model, vocabulary)
     return folder
 
 
@@ -171,7 +189,9 @@ def build_whisper(folder: Path, seed: int = 0, chunk_s: int = 4) -> Path:
         begin_suppress_tokens=[vocabulary[_PADDING]],
         return_timestamps=False,
     )
-    _save_model(folder, lambda: WhisperForConditionalGeneration(config), vocabulary, seed, generation)
+    model = _seeded(lambda: WhisperForConditionalGeneration(config), seed)
+    model.generation_config = generation
+    model.save_pretrained(folder)
     return folder
 
 
@@ -189,7 +209,7 @@ def _text_config(vocabulary: dict[str, int]) -> dict[str, Any]:
         "vocab_size": len(vocabulary),
         "hidden_size": 32,
         "intermediate_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "max_position_embeddings": 8192,
@@ -205,12 +225,19 @@ def _byte_vocabulary(special: list[str]) -> dict[str, int]:
     return {token: number for number, token in enumerate([*sorted(ByteLevel.alphabet()), *special])}
 
 
-def _save_tokenizer(folder: Path, tokens: dict[str, str]) -> dict[str, int]:
+def _as_token(line: str) -> str:
+    """A whole line as one token, in the alphabet of byte-level tokenizers."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return "".join(part for part, _ in ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(line))
+
+
+def _save_tokenizer(folder: Path, tokens: dict[str, str], says: tuple[str, ...]) -> dict[str, int]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = _byte_vocabulary([_PADDING, "<|im_start|>", _END, *tokens.values()])
+    vocabulary = _byte_vocabulary([_PADDING, "<|im_start|>", _END, *tokens.values(), *map(_as_token, says)])
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -224,23 +251,33 @@ def _save_tokenizer(folder: Path, tokens: dict[str, str]) -> dict[str, int]:
     return vocabulary
 
 
-def _save_feature_extractor(folder: Path, chunk_s: int) -> None:
-    from transformers import WhisperFeatureExtractor
-
-    WhisperFeatureExtractor(feature_size=16, chunk_length=chunk_s).save_pretrained(folder)
-
-
-def _save_model(
-    folder: Path, make: Any, vocabulary: dict[str, int], seed: int, generation: Any | None = None
-) -> None:
+def _seeded(make: Callable[[], Any], seed: int) -> Any:
     import torch
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = make()
-    if generation is not None:
-        model.generation_config = generation
-    else:
-        model.generation_config.eos_token_id = vocabulary[_END]
-        model.generation_config.pad_token_id = vocabulary[_PADDING]
+        return make()
+
+
+def _teach(model: Any, vocabulary: dict[str, int], says: tuple[str, ...], ends: bool) -> None:
+    """Make a model write `says`: each token decides the next, by its embedding alone."""
+    import torch
+
+    if not says:
+        return
+    lines = [vocabulary[_as_token(line)] for line in says]
+    chain = [vocabulary[_as_token("\n")], *lines]  # prompts end with a line break
+    followers = [*lines, vocabulary[_END] if ends else lines[-1]]
+    embedding, head = model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data
+    for name, weights in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weights.data.zero_()  # so that what is embedded arrives at the end unchanged
+    head.zero_()
+    for before, after in zip(chain, followers, strict=True):
+        head[after] += 100 * torch.nn.functional.normalize(embedding[before], dim=0)
+
+
+def _save_chat_model(folder: Path, model: Any, vocabulary: dict[str, int]) -> None:
+    model.generation_config.eos_token_id = vocabulary[_END]
+    model.generation_config.pad_token_id = vocabulary[_PADDING]
     model.save_pretrained(folder)

@@ -10,13 +10,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from acestep.captioning.contract import Answer, BackendFacts, Guess, Hearing, OpenBackend, SongToLabel
 from acestep.captioning.listening import Listener
-from acestep.captioning.local import SAMPLE_RATE, load_errors, model_folder, model_size, mono, place
+from acestep.captioning.local import SAMPLE_RATE, load_errors, load_model, model_folder, model_size, mono, place
 from acestep.captioning.parsing import parse_caption
 from acestep.core.jobs import Job
 from acestep.core.paths import read_json
@@ -94,9 +94,7 @@ def _load(folder: Path, settings: CaptionSettings, job: Job) -> Listener:
         if kind not in _CLASSES:
             raise ValueError(f'its model_type is "{kind}" and none of {", ".join(_CLASSES)}')
         model_class, processor_class = (getattr(transformers, name) for name in _CLASSES[kind])
-        model: Any = model_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, **placement.load_arguments()
-        ).eval()
+        model = load_model(model_class, folder, placement)
         processor = processor_class.from_pretrained(folder, local_files_only=True)
         longest_s = float(processor.max_audio_len)
     return Listener(model, processor, longest_s, settings, job)

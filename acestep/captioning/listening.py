@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from acestep.captioning.local import SAMPLE_RATE, excerpts, weights_device
+from acestep.captioning.local import SAMPLE_RATE, excerpts, quiet_library, weights_device
 from acestep.core.device import free_memory
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
@@ -16,6 +16,10 @@ from acestep.settings.caption import CaptionSettings
 
 _LOOP_PENALTY = 1.15
 """Repetition penalty of a second try after an answer without end."""
+
+_HALF_CHARACTER = "\ufffd"
+_MOST_BROKEN = 0.02
+"""Share of characters that are no characters, above which an answer is no text."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ class Listener:
         if not is_whole and _is_loop(written):
             written, is_whole = self._write(inputs, most_tokens, heard, penalty=_LOOP_PENALTY)
         said = self._processor.tokenizer.decode(written, skip_special_tokens=True)
+        said = said.rstrip(_HALF_CHARACTER)  # of an answer that was cut off within one
+        if said.count(_HALF_CHARACTER) > _MOST_BROKEN * len(said):
+            said = ""  # no text at all; parsing says that there is none
         return Reply(said, is_whole, len(written), len(heard) / SAMPLE_RATE, parts)
 
     def _write(self, inputs: Any, most_tokens: int, heard: np.ndarray, penalty: float) -> tuple[list[int], bool]:
@@ -95,7 +102,7 @@ class Listener:
             return torch.full((len(ids),), self._job.stop_requested, device=ids.device)
 
         ends = self._model.generation_config.eos_token_id
-        with torch.inference_mode(), torch.random.fork_rng(enabled=temperature > 0):
+        with quiet_library(), torch.inference_mode(), torch.random.fork_rng(enabled=temperature > 0):
             if temperature > 0:
                 torch.manual_seed(self._settings.seed ^ zlib.crc32(heard.tobytes()))
             answer = self._model.generate(

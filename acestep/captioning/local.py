@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -153,51 +153,57 @@ class Placement:
                 load_in_4bit=self.quantize == "nf4",
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_compute_dtype=self.choice.dtype,
-                llm_int8_skip_modules=list(KEPT_EXACT),
+                llm_int8_skip_modules=[rf"(?:.*\.)?{part}" for part in KEPT_EXACT],
             )
         return arguments
 
 
 def place(size: ModelSize, settings: CaptionSettings) -> Placement:
     """Decide device, precision and quantization on this machine."""
+    import psutil
+
     choice = choose_device(settings.device, settings.precision)
     memory = device_memory() if choice.device == "cuda" else None
-    return plan_placement(size, choice, settings.quantize, memory[0] if memory else None)
+    free_bytes = memory[0] if memory else psutil.virtual_memory().available
+    return plan_placement(size, choice, settings, free_bytes)
 
 
-def plan_placement(
-    size: ModelSize, choice: DeviceChoice, wish: Literal["auto"] | Quantize, free_bytes: int | None
-) -> Placement:
-    """Decide how weights are stored, from the free memory of a graphics card in bytes (None where there is none).
+def plan_placement(size: ModelSize, choice: DeviceChoice, settings: CaptionSettings, free_bytes: int) -> Placement:
+    """Decide how weights are stored, from the free bytes of the device's memory (of the main memory without a card).
 
-    Auto takes the most exact form that fits: as they are, int8, nf4; what does not fit even so stays in main memory
-    and travels to the card when it is needed, which is slow. Raises UserError for a wish that cannot be fulfilled.
+    On NVIDIA cards auto takes the most exact form that fits: as they are, int8, nf4; what does not fit even so stays
+    in main memory and travels to the card when it is needed, which is slow. Processors fall back to bf16. Raises
+    UserError for a wish that cannot be fulfilled.
     """
-    if choice.device != "cuda" or free_bytes is None:
+    wish = settings.quantize
+    room = max(0, free_bytes - _WORKING_BYTES)
+    free = f"{free_bytes / 2**30:.1f} GiB free"
+    item_bytes = 4 if choice.precision == "fp32" else 2
+    if choice.device != "cuda":
         if wish in ("int8", "nf4"):
             raise UserError(
                 f"Models can be quantized to {wish} on NVIDIA cards only; this one runs on {choice.device}.",
                 fix="Choose quantize auto or none, or a smaller model.",
             )
-        return Placement(choice, "none", False, choice.reason)
-    item_bytes = 4 if choice.precision == "fp32" else 2
-    room = max(0, free_bytes - _WORKING_BYTES)
+        if choice.device == "cpu" and settings.precision == "auto" and size.size_bytes(item_bytes, "none") > room:
+            choice, item_bytes = replace(choice, precision="bf16"), 2
+        return Placement(choice, "none", False, _weights(size.size_bytes(item_bytes, "none"), free))
     wishes: tuple[Quantize, ...] = ("none", "int8", "nf4") if wish == "auto" else (wish,)
-    free = f"{free_bytes / 2**30:.1f} GiB free"
     for quantize in wishes:
         needed = size.size_bytes(item_bytes, quantize)
         if needed <= room:
-            return Placement(choice, quantize, False, f"{needed / 2**30:.1f} GiB of weights, {free}")
+            return Placement(choice, quantize, False, _weights(needed, free))
     # bitsandbytes keeps no quantized weights in main memory, so what is offloaded is not quantized.
-    needed = size.size_bytes(item_bytes, "none")
-    return Placement(choice, "none", True, f"{needed / 2**30:.1f} GiB of weights, only {free}; slow", room)
+    return Placement(choice, "none", True, f"{_weights(size.size_bytes(item_bytes, 'none'), free)}; slow", room)
+
+
+def _weights(size_bytes: int, free: str) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB of weights, {free}"
 
 
 @contextlib.contextmanager
-def load_errors(folder: Path) -> Iterator[None]:
-    """Turn what goes wrong with a model's files into sentences, and keep transformers' own talk out of the log."""
-    import torch
-    from safetensors import SafetensorError
+def quiet_library() -> Iterator[None]:
+    """Keep transformers' own warnings and progress bars out of the log."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -205,20 +211,44 @@ def load_errors(folder: Path) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+
+
+def load_model(model_class: Any, folder: Path, placement: Placement, unneeded: str = "-") -> Any:
+    """A model from its folder, ready to answer; without any weight left as chance made it.
+
+    `unneeded` begins the names of weights that may be missing. Call within `load_errors`.
+    """
+    model, loaded = model_class.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **placement.load_arguments()
+    )
+    if missing := sorted(name for name in loaded["missing_keys"] if not name.startswith(unneeded)):
+        raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} among them")
+    return model.eval()
+
+
+@contextlib.contextmanager
+def load_errors(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong with a model's files into sentences."""
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        with quiet_library():
+            yield
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"The memory of the graphics card is too small for the model in {folder}.",
             fix="Choose quantize nf4, close other programs that use the card, or choose the device cpu.",
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"The model in {folder} cannot be loaded.",
             fix="Check that the folder holds a whole model of the kind this backend uses.",
             detail=f"{type(error).__name__}: {error}",
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
 
 
 # What models hear -----------------------------------------------------------------------------------------------------

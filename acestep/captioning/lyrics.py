@@ -8,7 +8,7 @@ import unicodedata
 from acestep.model.facts import INSTRUMENTAL
 
 _TAG = re.compile(r"\[[^\[\]\n]{1,60}\]")
-_MOST_SHARED_LINES = 3  # what can be sung in the seconds that neighbouring parts share
+_MOST_SHARED_LINES = 2  # what can be sung in the seconds that neighbouring parts share
 
 
 def join_lyrics(parts: list[str]) -> str:
@@ -34,6 +34,11 @@ def _append(joined: list[str], lines: list[str]) -> None:
     first = [_words(lines[number]) for number in sung]
     most = min(_MOST_SHARED_LINES, len(last), len(first))
     shared = next((count for count in range(most, 0, -1) if last[-count:] == first[:count]), 0)
+    if not shared and most:
+        if last[-1].endswith(f" {first[0]}"):  # the next part begins within the line
+            shared = 1
+        elif first[0].startswith(f"{last[-1]} "):  # the part before ends within it
+            del joined[max(number for number, line in enumerate(joined) if _words(line)) :]
     tags = [line for line in lines[: sung[shared]] if _TAG.fullmatch(line)] if shared < len(sung) else []
     rest = lines[sung[shared] :] if shared < len(sung) else []
     if not rest:

@@ -18,7 +18,16 @@ import numpy as np
 
 from acestep.captioning.contract import Answer, BackendFacts, Field, Guess, Hearing, OpenBackend, SongToLabel
 from acestep.captioning.listening import Listener, Reply
-from acestep.captioning.local import SAMPLE_RATE, load_errors, model_folder, model_size, mono, place, windows
+from acestep.captioning.local import (
+    SAMPLE_RATE,
+    load_errors,
+    load_model,
+    model_folder,
+    model_size,
+    mono,
+    place,
+    windows,
+)
 from acestep.captioning.lyrics import join_lyrics
 from acestep.captioning.parsing import parse_caption, parse_transcript
 from acestep.core.jobs import Job
@@ -150,9 +159,7 @@ def _load(folder: Path, settings: CaptionSettings, job: Job) -> Listener:
     with load_errors(folder):
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, **placement.load_arguments()
-        ).eval()
+        model = load_model(Qwen2_5OmniThinkerForConditionalGeneration, folder, placement, unneeded="model.visual.")
         model.model.visual = None
         processor = _processor(folder)
         longest_s = processor.feature_extractor.n_samples / SAMPLE_RATE

@@ -21,10 +21,12 @@ from acestep.captioning.lines import Word, language_code, lrc_text, lyric_lines,
 from acestep.captioning.local import (
     SAMPLE_RATE,
     load_errors,
+    load_model,
     model_folder,
     model_size,
     mono,
     place,
+    quiet_library,
     weights_device,
 )
 from acestep.core.device import free_memory
@@ -77,9 +79,7 @@ class _Whisper:
         with load_errors(folder):
             from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
 
-            model = WhisperForConditionalGeneration.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, **placement.load_arguments()
-            ).eval()
+            model = load_model(WhisperForConditionalGeneration, folder, placement)
             processor = WhisperProcessor.from_pretrained(folder, local_files_only=True)
             if getattr(model.generation_config, "alignment_heads", None) is None:
                 raise ValueError("generation_config.json names no alignment_heads, which word times need")
@@ -101,7 +101,7 @@ class _Whisper:
 
         signal = mono(cast(np.ndarray, song.samples))
         try:
-            with torch.inference_mode(), torch.random.fork_rng():
+            with quiet_library(), torch.inference_mode(), torch.random.fork_rng():
                 # Only passages that failed at temperature 0 draw; they draw the same whatever came before.
                 torch.manual_seed(self._settings.seed ^ zlib.crc32(signal.tobytes()))
                 language, confidence, runner_up = self._language(signal, song.language)
