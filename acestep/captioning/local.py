@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -267,9 +268,8 @@ def windows(signal: np.ndarray, window_s: float) -> list[np.ndarray]:
     if len(signal) <= window:
         return [signal]
     count = math.ceil((len(signal) - overlap) / (window - overlap))
-    step = (len(signal) - overlap) / count
-    starts = [round(number * step) for number in range(count)]
-    return [signal[start : min(len(signal), round(start + step) + overlap)] for start in starts]
+    seams = [number * (len(signal) - overlap) // count for number in range(count + 1)]
+    return [signal[start : end + overlap] for start, end in pairwise(seams)]
 
 
 def excerpts(signal: np.ndarray, longest_s: float, window_s: float) -> list[np.ndarray]:
