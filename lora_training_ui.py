@@ -7,10 +7,14 @@ from pathlib import Path
 import gradio as gr
 
 from acestep.ui.app import App
+from acestep.ui.demo import start_demo
 from acestep.ui.header import build_header
 from acestep.ui.page import Page
 from acestep.ui.preprocess_tab import build_preprocess
+from acestep.ui.runs_tab import build_runs
+from acestep.ui.service_tab import build_service
 from acestep.ui.serving import ServeOptions, serve
+from acestep.ui.train_tab import build_train
 
 TITLE = "ACE-Step LoRA Trainer"
 
@@ -21,13 +25,21 @@ def build(app: App) -> tuple[gr.Blocks, Page]:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as blocks:
         build_header(page, TITLE)
         with gr.Tabs(elem_id="tabs"):
+            build_service(page)
             build_preprocess(page)
+            build_train(page)
+            build_runs(page)
         page.start_clock(blocks)
     return blocks, page
 
 
 def run(options: ServeOptions, roots: tuple[Path, ...] = (), demo: bool = False) -> None:
-    """Serve the app for this folder until the user ends it. `demo` prepares the demo's songs and model first."""
+    """Serve the app for this folder until the user ends it. `demo` prepares and opens the demo's songs and model.
+
+    Raises UserError when the demo cannot be prepared because another job holds the machine.
+    """
     app = App(Path(__file__).parent, roots)
     blocks, _ = build(app)
+    if demo:
+        start_demo(app)
     serve(blocks, app, options, print)

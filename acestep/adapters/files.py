@@ -165,6 +165,9 @@ def read_tensors(source: AdapterSource) -> dict[str, Tensor]:
     return {name: tensors[key] for name, key in source.keys.items()}
 
 
+_ROW_LENGTHS = ("lora_magnitude_vector", "dora_scale")
+
+
 def write_adapter_files(
     adapter: Adapter, folder: Path, tag: TriggerTag | None = None, dtype: SaveDtype = "fp32"
 ) -> None:
@@ -179,8 +182,10 @@ def write_adapter_files(
     family = FAMILIES[adapter.kind]
     own = adapter.tensors()
     refuse_unusable(own, "The adapter cannot be saved")
-    # alpha and the like stay fp32: bf16 has but eight binary digits
-    types = dict.fromkeys(own, STORED[dtype]) | dict.fromkeys(adapter.constants(), "F32")
+    # alpha and the like stay fp32: bf16 has but eight binary digits. So do DoRA's lengths of whole weight rows, beside
+    # which what was learned is small.
+    exact = {*adapter.constants(), *(name for name in own if name.endswith(_ROW_LENGTHS))}
+    types = dict.fromkeys(own, STORED[dtype]) | dict.fromkeys(exact, "F32")
     entries = [Entry(name, types[name], tuple(tensor.shape)) for name, tensor in own.items()]
     targets = target_names(adapter.module_names, adapter.transformer)
     metadata = family.metadata(adapter.spec, targets, adapter.module_names)

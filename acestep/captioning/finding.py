@@ -37,7 +37,9 @@ LABEL_LINE = re.compile(
 )
 """A line that begins with the label of one field, whatever decorates it."""
 
-_NEXT_LABEL = re.compile(rf"[,.;/ ]{{0,3}}[*_]{{0,2}}(?<![\w-])(?:{'|'.join(_LABELS.values())})[*_]{{0,2}}[:=]", re.IGNORECASE)
+_NEXT_LABEL = re.compile(
+    rf"[,.;/ ]{{0,3}}[*_]{{0,2}}(?<![\w-])(?:{'|'.join(_LABELS.values())})[*_]{{0,2}}[:=]", re.IGNORECASE
+)
 
 _ACCIDENTAL = r"(?:#|b(?=(?:m|maj|major|min|minor)?(?![A-Za-z]))|[ -]?(?:sharp|flat)\b)"
 _MODE = r"(?:major|minor|maj|min)\b"
@@ -50,7 +52,9 @@ _SHORT_KEY = re.compile(rf"(?<![\w#/'-])(?P<note>[A-H])(?P<accidental>{_ACCIDENT
 _GERMAN_KEY = re.compile(
     r"(?<![\w#-])(?P<note>[a-h])(?P<accidental>is|es|s)?[ -]{0,2}(?P<mode>dur|moll)\b", re.IGNORECASE
 )
-_BARE_KEY = re.compile(rf"(?P<note>[A-Ha-h])(?P<accidental>{_ACCIDENTAL})?(?: natural)?(?=[ \t*_`\"]{{0,4}}(?:$|[,.(\n]))")
+_BARE_KEY = re.compile(
+    rf"(?P<note>[A-Ha-h])(?P<accidental>{_ACCIDENTAL})?(?: natural)?(?=[ \t*_`\"]{{0,4}}(?:$|[,.(\n]))"
+)
 _LABELLED_KEY = re.compile(
     rf"(?:in )?(?:the key of )?(?P<note>[A-Ha-h])(?:-?(?P<accidental>{_ACCIDENTAL}))?(?: ?/ ?[A-H](?:{_ACCIDENTAL})?)?"
     rf"(?: natural)?(?:[ -]{{0,3}}(?P<mode>(?i:{_MODE}))|(?P<short>m|M)(?!\w))"
@@ -66,38 +70,41 @@ _NUMBER = r"[0-9]{2,3}(?:[.,][0-9]{1,3})?"
 _RANGE = rf"(?P<low>{_NUMBER})(?: ?(?:-|to|and) ?(?P<high>{_NUMBER}))?"
 _TEMPO = re.compile(rf"(?<![\w.,/⁄#-]){_RANGE}(?: |-)?(?:bpm\b|beats (?:per|a) minute\b)", re.IGNORECASE)
 _LABELLED_TEMPO = re.compile(rf"[^0-9\n]{{0,30}}?(?<![\w.,/⁄]){_RANGE}(?![\w/⁄%]|[.,][0-9])", re.IGNORECASE)
-_TEMPO_OF = re.compile(rf"\b(?:tempo|bpm)(?: of| is| at| around| about| approximately| roughly){{0,3}} {_RANGE}(?![\w/⁄%]|[.,][0-9])", re.IGNORECASE)
+_TEMPO_OF = re.compile(
+    rf"\b(?:tempo|bpm)(?: of| is| at| around| about| approximately| roughly){{0,3}} {_RANGE}(?![\w/⁄%]|[.,][0-9])",
+    re.IGNORECASE,
+)
 
 _METRE = re.compile(r"(?<![\w/⁄.,-])([0-9]{1,2}) ?/ ?(2|4|8|16)(?![\w/⁄%]|[.,][0-9])")
 _METRE_WORDS = re.compile(r"\b(?:common|cut) time\b|\balla breve\b", re.IGNORECASE)
-_AFTER_METRE = re.compile(r"[ -]?(?:time|met(?:er|re)|beat|groove|feel|waltz|signature|rhythm|swing|shuffle)", re.IGNORECASE)
+_AFTER_METRE = re.compile(
+    r"[ -]?(?:time|met(?:er|re)|beat|groove|feel|waltz|signature|rhythm|swing|shuffle)", re.IGNORECASE
+)
 _PLAIN_METRES = frozenset({"4/4", "6/8", "12/8", "7/8", "5/4", "9/8"})  # as fractions of something they are rare
 
 _COMPOUND_GENRES = (
-    "synth-pop trip-hop hip-hop lo-fi r&b indie-rock indie-pop post-punk post-rock city-pop bossa-nova "
-    "heavy-metal death-metal black-metal hard-rock progressive-rock psychedelic-rock alternative-rock punk-rock "
-    "folk-rock new-wave deep-house tech-house k-pop j-pop dream-pop electro-swing"
-).split()
+    "synth-pop|trip-hop|hip-hop|lo-fi|r&b|indie-rock|indie-pop|post-punk|post-rock|city-pop|bossa-nova|heavy-metal|"
+    "death-metal|black-metal|hard-rock|progressive-rock|psychedelic-rock|alternative-rock|punk-rock|folk-rock|new-wave|"
+    "deep-house|tech-house|k-pop|j-pop|dream-pop|electro-swing"
+)
 _CLEAR_GENRES = (
-    "synthwave vaporwave dubstep techno trance reggaeton reggae jazz bluegrass flamenco samba salsa afrobeat "
-    "dancehall shoegaze grunge phonk disco funk electronica edm ska hyperpop breakbeat hardstyle ambient"
-).split()
-_WORDS_FIRST = (
-    "pop rock metal punk rap folk blues soul country classical orchestral electronic house gospel latin industrial "
-    "trap drill garage dance world"
-).split()
-_MUSIC_WORD = r"(?:music|songs?|tracks?|ballads?|anthems?|tunes?|beats?|pieces?|genre|style|instrumentals?|band|numbers?)\b"
-
-
-def _genre_pattern(names: list[str]) -> str:
-    return "|".join(re.escape(name).replace(r"\-", "[ -]?") for name in names)
+    "synthwave|vaporwave|dubstep|techno|trance|reggaeton|reggae|jazz|bluegrass|flamenco|samba|salsa|afrobeat|dancehall|"
+    "shoegaze|grunge|phonk|disco|funk|electronica|edm|ska|hyperpop|breakbeat|hardstyle|ambient"
+)
+_WORDS_TOO = (  # of other meanings: only before "music", "song" and the like
+    "pop|rock|metal|punk|rap|folk|blues|soul|country|classical|orchestral|electronic|house|gospel|latin|industrial|"
+    "trap|drill|garage|dance|world"
+)
+_MUSIC_WORD = (
+    r"(?:music|songs?|tracks?|ballads?|anthems?|tunes?|beats?|pieces?|genre|style|instrumentals?|band|numbers?)\b"
+)
 
 
 _COMPOUND = re.compile(
-    rf"(?<![\w-])(?:{_genre_pattern(_COMPOUND_GENRES)}|drum[ -]?(?:and|&|n)[ -]?bass)(?![\w-])"
+    rf"(?<![\w-])(?:{_COMPOUND_GENRES.replace('-', '[ -]?')}|drum[ -]?(?:and|&|n)[ -]?bass)(?![\w-])"
 )
-_CLEAR = re.compile(rf"(?<![\w-])(?:{_genre_pattern(_CLEAR_GENRES)})(?![\w-])")
-_COMMON = re.compile(rf"(?<![\w-])({_genre_pattern(_WORDS_FIRST)})(?=[ -]{_MUSIC_WORD})")
+_CLEAR = re.compile(rf"(?<![\w-])(?:{_CLEAR_GENRES})(?![\w-])")
+_COMMON = re.compile(rf"(?<![\w-])(?:{_WORDS_TOO})(?=[ -]{_MUSIC_WORD})")
 _LIST_ITEM = re.compile(r"[^\W_][\w &/'+.-]{0,39}")
 _TRAILING = re.compile(r"[ -](?:music|style|song|track)$", re.IGNORECASE)
 
@@ -105,7 +112,9 @@ _SUNG_IN = re.compile(
     r"\b(?:sung|sings?|singing|rapped|rapping|raps|performed|vocals?|lyrics) (?:are |is )?(?:sung )?in "
     r"(?P<language>[A-Z][a-z]{2,20}|[^\W\d_a-zA-Z]{2,12})"
 )
-_LANGUAGE_VOCALS = re.compile(r"\b(?P<language>[A-Z][a-z]{3,20})(?:[ -]language)? (?:[a-z]{1,12} )?(?:lyrics|vocals?|singing|rap)\b")
+_LANGUAGE_VOCALS = re.compile(
+    r"\b(?P<language>[A-Z][a-z]{3,20})(?:[ -]language)? (?:[a-z]{1,12} )?(?:lyrics|vocals?|singing|rap)\b"
+)
 
 
 def plain(text: object) -> str:

@@ -19,11 +19,13 @@ CJK_LINE_PAUSE_S = 0.5
 SECTION_PAUSE_S = 4.0
 
 _CJK_LANGUAGES = frozenset({"zh", "ja", "ko", "yue"})
-_NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+_NO_SPACES = re.compile(
+    r"[\u0e00-\u0eff\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
-_ENDS_CLAUSE = re.compile(r"[,.!?;:，。！？；、…][\"'”’）)]*$")  # noqa: RUF001 - the marks of those languages
-_DROPPED_AT_END = ",.，。、"  # noqa: RUF001
-_EVENT = re.compile(r"[\[(（♪♫*].*[\])）♪♫*]|[♪♫]+")  # noqa: RUF001 - "[music]", "(applause)"
+_ENDS_CLAUSE = re.compile(r"[,.!?;:，。！？；、…][\"'”’）)]*$")
+_DROPPED_AT_END = ",.，。、"
+_EVENT = re.compile(r"[\[(（♪♫*].*[\])）♪♫*]|[♪♫]+")
 _SHORTEST_LINE = 3  # words before a comma ends a line
 _LONGEST_LINE = 60  # characters; of writing without blanks half of it
 
@@ -136,7 +138,7 @@ def _ends_line(current: list[Word]) -> bool:
     last = current[-1].text
     if not _ENDS_CLAUSE.search(last):
         return False
-    if last.rstrip("\"'”’)）")[-1:] in ".!?。！？…":  # noqa: RUF001
+    if last.rstrip("\"'”’)）")[-1:] in ".!?。！？…":
         return True
     return len(current) >= _SHORTEST_LINE or len(last) >= 2 * _SHORTEST_LINE
 
@@ -145,9 +147,9 @@ def _joined(words: list[Word]) -> str:
     """Words with a blank between them, but none beside writing that has none (Han, kana, Thai)."""
     text = ""
     for word in words:
-        blank = text and not (_NO_SPACES.match(word.text) or _NO_SPACES.match(text[-1]))
-        text += f" {word.text}" if blank else word.text
-    return text.rstrip(_DROPPED_AT_END) or text
+        is_close = _NO_SPACES.match(word.text) or _NO_SPACES.match(text[-1:]) or _ENDS_CLAUSE.match(word.text)
+        text += f" {word.text}" if text and not is_close else word.text
+    return text.rstrip(_DROPPED_AT_END).rstrip() or text
 
 
 def _stamp(time_s: float) -> str:

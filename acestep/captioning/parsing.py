@@ -30,20 +30,23 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _INSTRUCTION = re.compile(
-    r"\b(?:ignore|disregard|forget) (?:\w+ ){0,3}(?:instructions?|prompts?|messages?)\b|\bsystem prompt\b", re.IGNORECASE
+    r"\b(?:ignore|disregard|forget) (?:\w+ ){0,3}(?:instructions?|prompts?|messages?)\b|\bsystem prompt\b",
+    re.IGNORECASE,
 )
-_ENGLISH = frozenset("the a an and with of in is this it to by song track music features".split())
+_ENGLISH = frozenset(("the", "a", "an", "and", "with", "of", "in", "is", "this", "it", "to", "by", "song", "music"))
 _SECTION = re.compile(r"\[[^\[\]\n]{1,60}\]")
 _TAGGED_PART = re.compile(
-    r"^[ \t]*\[(?:verse|chorus|bridge|intro|outro|pre-?chorus|post-?chorus|hook|refrain|instrumental|spoken|guitar|piano"
-    r"|interlude|solo|break)\b[^\[\]\n]{0,40}\]",
+    r"^[ \t]*\[(?:verse|chorus|bridge|intro|outro|pre-?chorus|post-?chorus|hook|refrain|instrumental|spoken|guitar"
+    r"|piano|interlude|solo|break)\b[^\[\]\n]{0,40}\]",
     re.IGNORECASE | re.MULTILINE,
 )
 _LANGUAGES = re.compile(r"^[ \t#*]{0,8}languages?[ \t*]{0,4}:?[ \t*]{0,4}", re.IGNORECASE | re.MULTILINE)
 _LYRICS = re.compile(r"^[ \t#*]{0,8}lyrics?[ \t*]{0,4}(?::[ \t*]{0,4}|$)", re.IGNORECASE | re.MULTILINE)
 _THINK = re.compile(r"<(think|reasoning)>", re.IGNORECASE)
 _AUDIO_CODE = "<|audio_code_"
-_NO_VOICE = re.compile(r"\W*(?:no (?:lyrics|vocals|voice|singing)|instrumental)\W*(?:track|music|piece|only)?\W*", re.IGNORECASE)
+_NO_VOICE = re.compile(
+    r"\W*(?:no (?:lyrics|vocals|voice|singing)|instrumental)\W*(?:track|music|piece|only)?\W*", re.IGNORECASE
+)
 
 _MOST_ALIKE = 8  # lines or words in a row that singers do repeat; beyond it is a model that hangs
 _LONGEST_CYCLE = 12
@@ -231,7 +234,9 @@ def _put_lyrics(parsed: Parsed, text: str, says_instrumental: bool = False) -> N
     lyrics = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
     words = _SECTION.sub("", lyrics).strip()
     tags = [tag.lower() for tag in _SECTION.findall(lyrics)]
-    if _NO_VOICE.fullmatch(words) or (not words and (says_instrumental or any(tag.startswith("[inst") for tag in tags))):
+    if _NO_VOICE.fullmatch(words) or (
+        not words and (says_instrumental or any(tag.startswith("[inst") for tag in tags))
+    ):
         parsed.put("lyrics", INSTRUMENTAL)
         return
     if not words:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.cli.approval import approval
 from acestep.cli.arguments import POSITIONAL, CommandOptions
+from acestep.cli.caption_command import CAPTION_COMMAND
 from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, problem_lines
 from acestep.cli.dataset_edits import DatasetEditOptions, apply_edits, unpacked, write_outputs
 from acestep.cli.estimate_command import ESTIMATE_COMMAND
 from acestep.cli.export_commands import EXPORT_COMMANDS
 from acestep.cli.preset_commands import PRESET_COMMANDS
 from acestep.cli.terminal import confirm
-from acestep.core.errors import UserError
+from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job, heavy_job
 from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, fields_of, knob
 from acestep.training.requests import RunRequest, ask
@@ -64,7 +65,8 @@ def dataset(options: DatasetOptions, job: Job) -> Output:
     facts = summary(found)
     lines = [
         f"{facts.songs} songs, {facts.duration_s / 60:.1f} min: {facts.labeled} labelled, "
-        f"{facts.instrumental} instrumental, {facts.with_lyrics} with lyrics.",
+        f"{facts.instrumental} instrumental, {facts.with_lyrics} with lyrics"
+        + (f", {facts.regularization} for regularization." if facts.regularization else "."),
         *problem_lines(found.problems),
         *edit_lines,
     ]
@@ -225,15 +227,25 @@ def generate(options: GenerateOptions, job: Job) -> Output:
 class RunsOptions(CommandOptions):
     folder: Path = knob(Path("lora_output"), "Folder of runs, or one run.", group=POSITIONAL)
     compare: Path | None = knob(None, "Another run: show the settings in which the two differ.", group="command")
+    delete: bool = knob(False, "Delete this run with everything in its folder; asks first.", group="command")
+    yes: bool = knob(False, "Delete without asking.", group="command")
     request: RunRequest | None = knob(
         None, "Ask the run, while it goes on: play previews, save a checkpoint, or save and stop.", group="command"
     )
 
 
 def runs(options: RunsOptions, job: Job) -> Output:
-    """List runs, show one, compare two, or ask one that goes on for something."""
-    from acestep.training.runs import RunFolder, compare, find_runs, summarise
+    """List runs, show one, compare two, delete one, or ask one that goes on for something."""
+    from acestep.core.paths import existing_folder
+    from acestep.training.history import RunHistory, delete_run
+    from acestep.training.runs import RunFolder, compare, summarise
 
+    if options.delete:
+        doomed = RunFolder.open(options.folder)
+        if not options.yes and not confirm(f"Delete {doomed.path} with its adapters and checkpoints?"):
+            raise UserError("Nothing was deleted.", fix="Run it again with --yes to go ahead without a question.")
+        delete_run(doomed.path, doomed.path.parent)
+        return Output({"deleted": str(doomed.path)}, [f"{doomed.path} is deleted."])
     if options.request:
         asked = RunFolder.open(options.folder)
         path = ask(asked, options.request)
@@ -246,8 +258,14 @@ def runs(options: RunsOptions, job: Job) -> Output:
         lines.append(f"best validation: {pair[0].best_validation} | {pair[1].best_validation}")
         data = {"runs": [summary.to_dict() for summary in pair], "differences": differences}
         return Output(data, lines)
-    found = [summarise(run) for run in find_runs(options.folder)]
-    if not found:
+    folder = existing_folder(options.folder, "the folder of runs")
+    problems: list[Problem] = []
+    if (folder / "run.json").is_file():
+        found = [summarise(RunFolder.open(folder))]
+    else:
+        found, problems = RunHistory().read(folder)
+        found = found[::-1]  # the newest stands next to the prompt
+    if not found and not problems:
         raise UserError(f"{options.folder} holds no runs.", fix="Train one, or choose another folder.")
     lines = [
         f"{summary.name}: {summary.adapter}, {summary.state} at step {summary.step} of {summary.total_steps}"
@@ -256,7 +274,8 @@ def runs(options: RunsOptions, job: Job) -> Output:
     ]
     if len(found) == 1:
         lines += [f"  {name}: {value}" for name, value in found[0].settings.items()]
-    return Output({"runs": [summary.to_dict() for summary in found]}, lines)
+    data = {"runs": [summary.to_dict() for summary in found], "problems": [item.to_dict() for item in problems]}
+    return Output(data, lines + problem_lines(problems), EXIT_PARTLY if problems else 0)
 
 
 # doctor -----------------------------------------------------------------------------------------------------------
@@ -330,11 +349,12 @@ COMMANDS: dict[str, Command] = {
         Command("doctor", "what is installed, which device and models, what to fix", DoctorOptions, doctor),
         Command("download", "fetch a model from the Hugging Face Hub", DownloadOptions, download),
         Command("dataset", "scan a folder of songs, report problems, save the dataset file", DatasetOptions, dataset),
+        CAPTION_COMMAND,
         Command("preprocess", "encode songs into a tensor folder", PreprocessOptions, preprocess),
         ESTIMATE_COMMAND,
         Command("train", "train an adapter", TrainOptions, train),
         Command("generate", "text to music with or without an adapter", GenerateOptions, generate),
-        Command("runs", "list, show and compare runs", RunsOptions, runs),
+        Command("runs", "list, show, compare and delete runs", RunsOptions, runs),
         *EXPORT_COMMANDS,
         *PRESET_COMMANDS,
     )

@@ -15,6 +15,7 @@ from acestep.cli.commands import COMMANDS, Output
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import output_folder
+from acestep.dataset.demo import TRIGGER_WORD
 from acestep.training.runs import new_run_path
 
 PROMPT = {
@@ -24,7 +25,6 @@ PROMPT = {
     "--duration-s": "10",
     "--seed": "7",
 }
-TRIGGER_WORD = "demostyle"
 
 
 @dataclass

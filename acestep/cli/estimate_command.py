@@ -104,6 +104,10 @@ def forecast_lines(forecast: Forecast, gpu: GpuReading | None) -> list[str]:
             f"(model {memory.model / _GIB:.2f}, adapter and optimizer "
             f"{(memory.adapter + memory.optimizer) / _GIB:.2f}, the rest {memory.activations / _GIB:.2f})."
         )
+    if memory.verdict == "does not fit" and forecast.adapts:
+        lines.append(
+            "The run will make do with less where it must: smaller passes, recomputed layers, shorter windows."
+        )
     if forecast.remedies:
         lines.append("What helps, most first:")
         lines += [f"  {remedy}" for remedy in forecast.remedies]

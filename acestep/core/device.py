@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 DeviceName = Literal["auto", "cuda", "xpu", "mps", "cpu"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+"""How torch words a lack of memory where it has no exception of its own for it."""
+
 
 @dataclass(frozen=True)
 class DeviceChoice:
@@ -106,8 +109,25 @@ def free_memory() -> None:
         torch.mps.empty_cache()
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
 def device_memory() -> tuple[int, int] | None:
     """(free, total) bytes of the first CUDA device, or None where there is none."""
     import torch
 
     return torch.cuda.mem_get_info() if torch.cuda.is_available() else None
+
+
+def memory_in_use() -> tuple[int, str]:
+    """Bytes in use where models lie, and what that is: the first CUDA device, else this process."""
+    memory = device_memory()
+    if memory is not None:
+        return memory[1] - memory[0], "graphics memory"
+    import psutil
+
+    return psutil.Process().memory_info().rss, "memory of this program"

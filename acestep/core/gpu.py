@@ -7,6 +7,7 @@ memory, and where there is no card there is no reading.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -157,8 +158,9 @@ def _text(value: str | bytes) -> str:
 
 def _by_torch() -> GpuReading | None:
     """Name and memory by torch's counters, for cards that NVIDIA's library does not know."""
-    import torch
-
+    torch = sys.modules.get("torch")  # not imported for this: it takes seconds, and who computes has it
+    if torch is None:
+        return None
     for kind in ("cuda", "xpu"):
         device = getattr(torch, kind, None)
         if device is not None and device.is_available():

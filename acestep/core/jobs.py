@@ -153,6 +153,7 @@ def state_folder() -> Path:
     return Path(chosen) if chosen else Path(platformdirs.user_state_dir("acestep-lora-trainer"))
 
 
+_HOLDER_VARIABLE = "ACESTEP_JOB_OF"
 _held_by_this_process = threading.RLock()
 _depth = 0
 
@@ -187,6 +188,9 @@ def heavy_job(title: str) -> Iterator[None]:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock.acquire(timeout=0)
         except Timeout as error:
+            if _held_for_us(note):
+                yield
+                return
             raise UserError(
                 f"Another job is running on this machine{_describe(note)}.", fix="Wait for it or stop it first."
             ) from error
@@ -201,6 +205,18 @@ def heavy_job(title: str) -> Iterator[None]:
             lock.release()
     finally:
         _held_by_this_process.release()
+
+
+def as_part_of_this_job() -> dict[str, str]:
+    """Environment for a program started as a part of the heavy job that this process holds."""
+    return {**os.environ, _HOLDER_VARIABLE: str(os.getpid())}
+
+
+def _held_for_us(note: Path) -> bool:
+    """Whether the job that holds the machine is the one this program was started as a part of."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no note: then it is another's job
+        return str(json.loads(note.read_text(encoding="utf-8"))["pid"]) == os.environ.get(_HOLDER_VARIABLE)
+    return False
 
 
 def _describe(note: Path) -> str:

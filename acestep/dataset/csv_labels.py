@@ -23,7 +23,7 @@ LARGEST_CSV = 32 << 20
 """Bytes."""
 
 _NAME_COLUMNS = ("file", "filename", "name", "path", "file_name", "audio_path")
-_COLUMNS = ("caption", "genre", "lyrics", "bpm", "keyscale", "timesignature", "language")
+_COLUMNS = ("caption", "genre", "lyrics", "bpm", "keyscale", "timesignature", "language", "regularization")
 _FIELD_OF = {alias: name for name in _COLUMNS for alias in ALIASES[name]}
 _DELIMITERS = ",;\t"
 

@@ -58,6 +58,7 @@ class Summary:
     name: str
     songs: int
     labeled: int
+    regularization: int
     instrumental: int
     with_lyrics: int
     duration_s: float
@@ -78,6 +79,7 @@ def summary(dataset: Dataset) -> Summary:
         name=dataset.settings.name,
         songs=len(songs),
         labeled=len(dataset.labeled_songs),
+        regularization=sum(song.regularization for song in songs),
         instrumental=sum(song.is_instrumental for song in songs),
         with_lyrics=sum(bool(song.lyrics) and not song.is_instrumental for song in songs),
         duration_s=sum(song.duration_s for song in songs),

@@ -17,6 +17,7 @@ from acestep.audio.write import write_audio
 from acestep.core.paths import write_json, write_text
 from acestep.model.facts import INSTRUMENTAL
 
+TRIGGER_WORD = "demostyle"
 CSV_NAME = "tempo and key.csv"
 STYLE = "warm synth pads, round bass and soft drum machine"
 """What all captions share, as all songs share the sound."""

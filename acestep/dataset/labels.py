@@ -29,6 +29,7 @@ ALIASES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
         "custom_tag": ("custom_tag", "trigger", "trigger_word", "tag"),
         "prompt_override": ("prompt_override",),
         "repeat": ("repeat", "repeats"),
+        "regularization": ("regularization", "regularisation", "is_regularization"),
     }
 )
 """Every label a source can give → the names it may have, the preferred one first. Names are compared in lower
@@ -136,6 +137,7 @@ _READERS: MappingProxyType[str, Callable[[object], Reading[Any]]] = MappingProxy
         "custom_tag": _line,
         "prompt_override": spelling.prompt_override,
         "repeat": spelling.repeat,
+        "regularization": spelling.boolean,
     }
 )
 

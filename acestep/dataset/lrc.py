@@ -43,6 +43,26 @@ def plain_lyrics(text: str) -> str:
         words = [line.text for line in timed_lines(text)]
     else:
         words = [line.text for line in parsed]
+    return _joined(words)
+
+
+def lyrics_between(text: str, start_s: float, end_s: float) -> str:
+    """The lines of timed lyrics that begin from `start_s` on and before `end_s`, without stamps.
+
+    The structure tag in force at `start_s` comes first, so that the model is told which part it hears; a line that
+    began before counts to what came before.
+    """
+    lines = timed_lines(text)
+    inside = [line.text for line in lines if start_s <= line.time_s < end_s]
+    tags = [line.text for line in lines if line.time_s < start_s and _STRUCTURE.fullmatch(line.text)]
+    first = next((line for line in inside if line), "")
+    if tags and not _STRUCTURE.fullmatch(first):
+        inside.insert(0, tags[-1])
+    return _joined(inside)
+
+
+def _joined(words: list[str]) -> str:
+    """Lines as one text, with at most one blank line between two parts."""
     lines: list[str] = []
     for word in words:
         if word or (lines and lines[-1]):

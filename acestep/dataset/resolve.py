@@ -106,9 +106,9 @@ def _decide(song: Song, name: str, order: tuple[Source, ...], evidence: Evidence
             others = song.overruled.setdefault(name, [])
             if labels.source not in others:
                 others.append(labels.source)
-    if winner is None and (asked := evidence.machines.get(name) or evidence.remembered.get(name, "")):
-        if is_machine(asked) and name not in evidence.typed:
-            song.sources[name] = asked  # it was asked and could not tell
+    asked = evidence.machines.get(name) or evidence.remembered.get(name, "")
+    if winner is None and is_machine(asked) and name not in evidence.typed:
+        song.sources[name] = asked  # it was asked and could not tell
     return decided_by
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from acestep.core.errors import UserError
 from acestep.dataset.labels import ALIASES, Labels, set_label
+from acestep.dataset.lrc import plain_lyrics
 from acestep.model.facts import INSTRUMENTAL, UNKNOWN_LANGUAGE
 from acestep.model.prompt import PromptLabels
 
@@ -38,6 +39,7 @@ NOT_SAID: dict[str, Any] = {
     "custom_tag": "",
     "prompt_override": None,
     "repeat": 1,
+    "regularization": False,
 }
 """The labels of a song, each with its value where nothing is known."""
 
@@ -50,7 +52,8 @@ class Song:
     `lyrics` have no time stamps, are [Instrumental] where there is no voice, and empty where there is one but no
     words are known. `timed_lyrics` is the original LRC text; its wording may differ from `lyrics` when those came
     from another file. `sources` names the file or the labelling backend each label came from, `overruled` the files
-    that said otherwise in this scan.
+    that said otherwise in this scan. A song marked `regularization` only keeps the model as it is: it is no example
+    of what is to be learned and never gets the trigger word.
     `extra` holds keys of the dataset file that this program does not know.
     """
 
@@ -70,6 +73,7 @@ class Song:
     custom_tag: str = ""
     prompt_override: PromptSource | None = None
     repeat: int = 1
+    regularization: bool = False
     sources: dict[str, str] = field(default_factory=dict)
     overruled: dict[str, list[str]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +82,11 @@ class Song:
     def labeled(self) -> bool:
         """Can this song be trained on? It needs a caption or a genre."""
         return bool(self.caption or self.genre)
+
+    @property
+    def times_fit(self) -> bool:
+        """Are the words of `timed_lyrics` those of `lyrics`, so that their times tell what is sung when?"""
+        return bool(self.timed_lyrics) and plain_lyrics(self.timed_lyrics) == self.lyrics.strip()
 
     def labels(self, text: str, duration_s: float) -> PromptLabels:
         """What prompts say about the song, with `text` as the caption, for `duration_s` seconds of it."""

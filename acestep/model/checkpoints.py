@@ -62,6 +62,13 @@ class Checkpoint:
             return self.dit / part, DIFFUSERS_STEM
         return self.dit, WEIGHTS_STEM
 
+    @property
+    def size_bytes(self) -> int:
+        """What the weights of DiT and condition encoder take on disk."""
+        parts: tuple[Part, ...] = ("transformer", "condition_encoder")
+        files = {file for part in parts for file in weight_files(*self.part_location(part))}
+        return sum(file.stat().st_size for file in files)
+
     def missing_parts(self) -> list[SharedPart]:
         """Which of VAE and text encoder are not there."""
         return [part for part in SHARED_PARTS if not (getattr(self, part) / "config.json").is_file()]

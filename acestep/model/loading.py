@@ -29,7 +29,8 @@ from acestep.model.checkpoints import (
     missing_silence_latent,
 )
 from acestep.model.names import NULL_CONDITION, SILENCE_LATENT, Part, part_of, to_diffusers, to_original
-from acestep.model.streaming import check_names_and_shapes, fill, on_meta, read_tensors
+from acestep.model.quantising import BaseWeights, quantise_block_weight
+from acestep.model.streaming import Placed, check_names_and_shapes, fill, on_meta, read_tensors
 from acestep.model.weights import StoredTensor, read_weights
 
 if TYPE_CHECKING:
@@ -66,12 +67,20 @@ class TextEncoder:
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_transformer(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> AceStepTransformer1DModel:
-    """The DiT."""
+def load_transformer(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: Device, base_weights: BaseWeights = "full"
+) -> AceStepTransformer1DModel:
+    """The DiT. Its blocks' weights are quantised one by one while they are read, if `base_weights` says so."""
     from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 
     module = on_meta(lambda: AceStepTransformer1DModel(**checkpoint.config.transformer_kwargs()))
-    return _fill_part(module, checkpoint, "transformer", dtype, device)
+    if base_weights == "full":
+        return _fill_part(module, checkpoint, "transformer", dtype, device)
+
+    def placed(name: str, weight: Tensor) -> bool:
+        return quantise_block_weight(module, name, weight, base_weights)
+
+    return _fill_part(module, checkpoint, "transformer", dtype, device, placed=placed)
 
 
 def load_condition_encoder(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> AceStepConditionEncoder:
@@ -112,7 +121,13 @@ def load_audio_token_detokenizer(
 
 
 def _fill_part(
-    module: Any, checkpoint: Checkpoint, part: Part, dtype: torch.dtype, device: Device, optional: Collection[str] = ()
+    module: Any,
+    checkpoint: Checkpoint,
+    part: Part,
+    dtype: torch.dtype,
+    device: Device,
+    optional: Collection[str] = (),
+    placed: Placed | None = None,
 ) -> Any:
     folder = checkpoint.part_location(part)[0]
     stored = stored_part(checkpoint, part)
@@ -131,6 +146,7 @@ def _fill_part(
         folder=folder,
         optional=optional,
         name_on_disk=name_on_disk,
+        placed=placed,
     )
 
 

@@ -26,6 +26,7 @@ _LISTED = 4
 """Names that fit in a sentence; the whole list goes into the error's detail."""
 
 M = TypeVar("M", bound=nn.Module)
+Placed = Callable[[str, Tensor], bool]
 
 
 def on_meta(make: Callable[[], M]) -> M:
@@ -44,17 +45,19 @@ def fill(
     folder: Path,
     optional: Collection[str] = (),
     name_on_disk: Callable[[str], str] = str,
+    placed: Placed | None = None,
 ) -> M:
     """Give `module` the stored tensors under the module's own names; it is then frozen and in eval mode.
 
     `what` and `folder` name the part in errors; `optional` are names of the module that may be missing;
-    `name_on_disk` turns a name of the module into the one its file should have. Raises UserError that lists missing
-    and unexpected names and wrong shapes, before a byte of weights is read.
+    `name_on_disk` turns a name of the module into the one its file should have; `placed` gets each tensor as soon as
+    it is read and says whether it has put it into the module itself, in a form of its own. Raises UserError that
+    lists missing and unexpected names and wrong shapes, before a byte of weights is read.
     """
     wanted = module.state_dict()
     shapes = {name: tuple(value.shape) for name, value in wanted.items() if name in stored or name not in optional}
     check_names_and_shapes(stored, shapes, what, folder, name_on_disk)
-    tensors = read_tensors(stored, dtype, device, what)
+    tensors = read_tensors(stored, dtype, device, what, placed)
     module.load_state_dict(tensors, strict=False, assign=True)
     unfilled = [name for name, value in [*module.named_parameters(), *module.named_buffers()] if value.is_meta]
     if set(unfilled) - set(optional):
@@ -100,9 +103,16 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def read_tensors(
-    stored: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device | str, what: str
+    stored: Mapping[str, StoredTensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    what: str,
+    placed: Placed | None = None,
 ) -> dict[str, Tensor]:
-    """The stored tensors in `dtype` on `device`, under the keys of `stored`, read in the order they lie on disk."""
+    """The stored tensors in `dtype` on `device`, under the keys of `stored`, read in the order they lie on disk.
+
+    Those that `placed` takes are left out, so that never more than one of them is there whole.
+    """
     tensors: dict[str, Tensor] = {}
     reader = _Reader(dtype, torch.device(device))
     files: dict[Path, list[tuple[str, StoredTensor]]] = {}
@@ -112,7 +122,9 @@ def read_tensors(
         for file, entries in files.items():
             with open(file, "rb", buffering=0) as handle:
                 for name, tensor in entries:
-                    tensors[name] = reader.read(handle, tensor)
+                    value = reader.read(handle, tensor)
+                    if placed is None or not placed(name, value):
+                        tensors[name] = value
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error}).", fix="Check the disk.") from error
     except torch.OutOfMemoryError as error:

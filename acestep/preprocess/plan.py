@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acestep.audio.format import SAMPLE_RATE
 from acestep.core.errors import UserError
 from acestep.core.paths import value_hash
+from acestep.dataset.lrc import lyrics_between
+from acestep.model.facts import LATENT_RATE
 from acestep.model.prompt import TAG_PLACES, lyric_prompt, text_prompt, with_tag
 from acestep.preprocess.store import (
     SOURCES,
     DamagedFile,
     StoredSong,
+    StoredWindow,
     StoreInfo,
     TensorHeader,
     condition_file,
@@ -28,6 +31,7 @@ from acestep.preprocess.store import (
     read_header,
     variant_name,
 )
+from acestep.preprocess.tiles import Piece, tiles
 
 if TYPE_CHECKING:
     from acestep.dataset.dataset import Dataset
@@ -61,17 +65,25 @@ class ConditionFacts:
 
 
 @dataclass
+class PlannedCondition:
+    """What the model is told about a whole song, or about its window `piece`. `facts` are None until it is on disk."""
+
+    prompts: SongPrompts
+    key: str
+    piece: Piece | None = None
+    facts: ConditionFacts | None = None
+
+
+@dataclass
 class PlannedSong:
-    """One song and how far it is. Fields that are None are still to be made."""
+    """One song and how far it is. Fields that are None are still to be made; the first condition is the song's."""
 
     song: Song
     tag: str
     latents_key: str
     frames: int | None = None
     samples: int | None = None
-    prompts: SongPrompts | None = None
-    condition_key: str | None = None
-    condition: ConditionFacts | None = None
+    conditions: list[PlannedCondition] = field(default_factory=list)
     failed: bool = False
     encoded: bool = False
 
@@ -82,7 +94,11 @@ class PlannedSong:
 
     @property
     def done(self) -> bool:
-        return self.condition is not None and not self.failed
+        return bool(self.conditions) and not self.missing and not self.failed
+
+    @property
+    def missing(self) -> list[PlannedCondition]:
+        return [condition for condition in self.conditions if condition.facts is None]
 
 
 @dataclass
@@ -183,13 +199,38 @@ def find_latents(planned: PlannedSong, plan: Plan) -> None:
 
 
 def find_condition(planned: PlannedSong, plan: Plan) -> None:
-    """Make the prompts of a song with known length and note its condition if that is whole on disk."""
-    assert planned.samples is not None, "the prompts name the length of the encoded audio"
-    planned.prompts = song_prompts(planned.song, planned.tag, planned.samples / SAMPLE_RATE)
-    planned.condition_key = condition_key(planned.prompts, plan.info)
-    header = _header(condition_file(plan.folder, planned.condition_key))
+    """Make the prompts of a song with known length and of its windows, and note which are whole on disk."""
+    assert planned.samples and planned.frames, "the prompts name the length of the encoded audio"
+    prompts = song_prompts(planned.song, planned.tag, planned.samples / SAMPLE_RATE)
+    planned.conditions = [PlannedCondition(prompts, condition_key(prompts, plan.info))]
+    for piece in _lyric_pieces(planned.song, planned.frames, plan.info):
+        prompts = window_prompts(planned.song, planned.tag, piece)
+        planned.conditions.append(PlannedCondition(prompts, condition_key(prompts, plan.info), piece))
+    for condition in planned.conditions:
+        look_up(condition, plan)
+
+
+def look_up(condition: PlannedCondition, plan: Plan) -> None:
+    """Note the facts of a condition that is whole on disk."""
+    header = _header(condition_file(plan.folder, condition.key))
     if header is not None:
-        planned.condition = condition_facts(header, len(planned.prompts.texts))
+        condition.facts = condition_facts(header, len(condition.prompts.texts))
+
+
+def _lyric_pieces(song: Song, frames: int, info: StoreInfo) -> tuple[Piece, ...]:
+    """The windows that get lyrics of their own; none where the times are not those of the lyrics."""
+    longest = int(info.lyric_windows_s * LATENT_RATE)
+    if not longest or frames <= longest or song.is_instrumental or not song.times_fit:
+        return ()
+    return tiles(frames, longest)
+
+
+def window_prompts(song: Song, tag: str, piece: Piece) -> SongPrompts:
+    """The prompts of a window: the lyrics sung in it, and its own duration. Without lyrics it is instrumental."""
+    assert piece.start is not None
+    start_s, duration_s = piece.start / LATENT_RATE, piece.length / LATENT_RATE
+    words = lyrics_between(song.timed_lyrics, start_s, start_s + duration_s)
+    return song_prompts(replace(song, lyrics=words), tag, duration_s)
 
 
 def condition_facts(header: TensorHeader, texts: int) -> ConditionFacts | None:
@@ -217,8 +258,9 @@ def _header(path: Path) -> TensorHeader | None:
 
 
 def _entry(planned: PlannedSong) -> StoredSong:
-    song, prompts, facts = planned.song, planned.prompts, planned.condition
-    assert prompts and facts and planned.condition_key and planned.frames and planned.samples
+    song, (whole, *windows) = planned.song, planned.conditions
+    prompts, facts = whole.prompts, whole.facts
+    assert facts and planned.frames and planned.samples
     return StoredSong(
         id=song.id,
         title=planned.title,
@@ -229,7 +271,7 @@ def _entry(planned: PlannedSong) -> StoredSong:
         has_genre=bool(song.genre.strip()),
         custom_tag=planned.tag,
         latents_key=planned.latents_key,
-        condition_key=planned.condition_key,
+        condition_key=whole.key,
         head_tokens=facts.head_tokens,
         text_tokens=list(facts.text_tokens),
         width=facts.width,
@@ -238,4 +280,19 @@ def _entry(planned: PlannedSong) -> StoredSong:
         lyric_prompt=prompts.lyrics,
         metas_cut=facts.metas_cut,
         lyrics_cut=facts.lyrics_cut,
+        regularization=song.regularization,
+        windows=[_window_entry(window) for window in windows],
+    )
+
+
+def _window_entry(window: PlannedCondition) -> StoredWindow:
+    assert window.piece and window.piece.start is not None and window.facts
+    return StoredWindow(
+        start=window.piece.start,
+        frames=window.piece.length,
+        condition_key=window.key,
+        head_tokens=window.facts.head_tokens,
+        text_tokens=list(window.facts.text_tokens),
+        prompts=list(window.prompts.texts),
+        lyric_prompt=window.prompts.lyrics,
     )

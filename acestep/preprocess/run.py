@@ -19,6 +19,7 @@ from acestep.core.jobs import Job
 from acestep.core.paths import inside, output_folder, remove_leftovers
 from acestep.model.facts import LYRIC_TOKENS, TEXT_TOKENS
 from acestep.preprocess.plan import Plan, make_plan
+from acestep.preprocess.sharing import encode_shared
 from acestep.preprocess.store import (
     CONDITIONS_FOLDER,
     INDEX_NAME,
@@ -92,7 +93,10 @@ def preprocess(
     work = Work(plan, checkpoint, settings, job)
     work.seconds["plan"] = time.perf_counter() - started
     try:
-        work.encode()
+        if settings.devices > 1 and len(plan.to_encode) > 1:
+            encode_shared(work)
+        else:
+            work.encode()
     except Stopped:
         work.save_index_so_far()
         raise
@@ -141,6 +145,7 @@ def _store_info(dataset: Dataset, checkpoint: Checkpoint, folder: Path, settings
         max_duration_s=settings.max_duration_s,
         latents=settings.latents,
         seed=settings.seed,
+        lyric_windows_s=settings.lyric_windows_s,
     )
 
 
@@ -185,7 +190,7 @@ def finish_work(work: Work, unlabelled: int) -> PreprocessReport:
         size_bytes=TensorStore.open(plan.folder).size_bytes(),
         two_pass=work.settings.two_pass,
         device=work.device,
-        problems=(*work.problems, *_cuts(entries)),
+        problems=(*work.problems, *_cuts(entries), *_unused_times(plan)),
     )
 
 
@@ -199,6 +204,17 @@ def _cuts(entries: list[StoredSong]) -> list[Problem]:
     metas = [Problem(entry.title, long_caption, "warning") for entry in entries if entry.metas_cut]
     lyrics = [Problem(entry.title, long_lyrics, "warning") for entry in entries if entry.lyrics_cut]
     return metas + lyrics
+
+
+def _unused_times(plan: Plan) -> list[Problem]:
+    """A warning for each song whose windows cannot have lyrics of their own although its lyrics once had times."""
+    songs = [planned for planned in plan.songs if planned.done and planned.song.timed_lyrics]
+    message = (
+        "the times in its timed lyrics are not used, because their words are not those of its lyrics. "
+        "Correct the one or the other."
+    )
+    unused = [planned.title for planned in songs if not planned.song.times_fit and plan.info.lyric_windows_s]
+    return [Problem(title, message, "warning") for title in unused]
 
 
 def _clear_pass_folder(folder: Path) -> None:

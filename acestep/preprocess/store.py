@@ -2,7 +2,8 @@
 
     out/index.json                       what the songs are, what the model was told, how they were encoded
     out/latents/<key>.safetensors        `latents` (T, C) fp32
-    out/conditions/<key>.safetensors     `head` (Ll + 1, E) and `text.0`, `text.1` … (Lt, E)
+    out/conditions/<key>.safetensors     `head` (Ll + 1, E) and `text.0`, `text.1` … (Lt, E); windows with their own
+                                         lyrics have one each
 
 A key is the hash of everything that decides a file's content, so a file under its key never goes stale and the
 index can be written again from the files at any time. Nothing here imports torch before tensors are loaded.
@@ -44,6 +45,7 @@ _OUR_FILE = re.compile(r"[0-9a-f]{32}\.safetensors")
 _FACTS = "acestep"  # one metadata entry: the order of several would differ from run to run
 _HEADER_LIMIT_BYTES = 16 << 20
 _FLOATS = ("F32", "F16", "BF16")
+_LATER_FIELDS = ("regularization", "windows", "lyric_windows_s")
 
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\z")]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -71,6 +73,22 @@ class StoreInfo:
     seed: Annotated[int, Field(ge=0)]
     unfinished: Annotated[int, Field(ge=0)] = 0
     """Songs that were still to be encoded when the work was stopped; 0 when everything is there."""
+    lyric_windows_s: Annotated[float, Field(ge=0)] = 0.0
+
+
+@dataclass(frozen=True)
+class StoredWindow:
+    """A window with lyrics and duration of its own: its condition, with texts in the order of the song's prompts."""
+
+    __pydantic_config__ = _STRICT
+
+    start: Annotated[int, Field(ge=0)]
+    frames: Count
+    condition_key: Key
+    head_tokens: Count
+    text_tokens: list[Count]
+    prompts: list[str]
+    lyric_prompt: str
 
 
 @dataclass(frozen=True)
@@ -97,6 +115,12 @@ class StoredSong:
     lyric_prompt: str
     metas_cut: bool = False
     lyrics_cut: bool = False
+    regularization: bool = False
+    windows: list[StoredWindow] = field(default_factory=list)
+
+    @property
+    def condition_keys(self) -> set[str]:
+        return {self.condition_key, *(window.condition_key for window in self.windows)}
 
 
 @dataclass(frozen=True)
@@ -172,11 +196,18 @@ class TensorStore:
         """The tensors of one song, checked against the index; a UserError names the file that is wrong."""
         latents_path = latents_file(self.folder, song.latents_key)
         latents = _load_tensors(latents_path, {"latents": (song.frames, self.info.latent_width)}, ("F32",))["latents"]
-        wanted = {"head": (song.head_tokens, song.width)}
-        wanted |= {f"text.{number}": (length, song.width) for number, length in enumerate(song.text_tokens)}
-        found = _load_tensors(condition_file(self.folder, song.condition_key), wanted, _FLOATS)
-        texts = {name: found[f"text.{number}"] for name, number in song.variants.items()}
-        return SongTensors(latents, found["head"], texts)
+        head, texts = self._condition(song, song)
+        return SongTensors(latents, head, texts)
+
+    def load_window(self, song: StoredSong, window: StoredWindow) -> tuple[Tensor, dict[str, Tensor]]:
+        """Head and texts by variant of one of the song's windows, as `load` gives those of the whole song."""
+        return self._condition(song, window)
+
+    def _condition(self, song: StoredSong, part: StoredSong | StoredWindow) -> tuple[Tensor, dict[str, Tensor]]:
+        wanted = {"head": (part.head_tokens, song.width)}
+        wanted |= {f"text.{number}": (length, song.width) for number, length in enumerate(part.text_tokens)}
+        found = _load_tensors(condition_file(self.folder, part.condition_key), wanted, _FLOATS)
+        return found["head"], {name: found[f"text.{number}"] for name, number in song.variants.items()}
 
     def require_made_with(self, checkpoint: Checkpoint) -> None:
         """Raise a UserError when the tensors come from another VAE or condition encoder than this checkpoint's."""
@@ -186,13 +217,18 @@ class TensorStore:
 
     def fingerprint(self) -> str:
         """32 hex digits that change with any tensor, label or weight of the songs, not with the folder's place."""
-        return value_hash([asdict(self.info), [asdict(song) for song in self.songs]])
+        return value_hash([_said(self.info), [_said(song) for song in self.songs]])
 
     def size_bytes(self) -> int:
         """Bytes of the tensor files the index refers to; missing ones count as nothing."""
         files = {latents_file(self.folder, song.latents_key) for song in self.songs}
-        files |= {condition_file(self.folder, song.condition_key) for song in self.songs}
+        files |= {condition_file(self.folder, key) for song in self.songs for key in song.condition_keys}
         return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _said(part: StoreInfo | StoredSong) -> dict[str, Any]:
+    """Its values without fields of later versions that say nothing, so that an old folder keeps its fingerprint."""
+    return {name: value for name, value in asdict(part).items() if value or name not in _LATER_FIELDS}
 
 
 def refuse_other_model(store: TensorStore, name: str, vae: str, condition: str) -> None:
@@ -237,7 +273,10 @@ def _parse_index(path: Path) -> _Index:
     for song in index.songs:
         numbers = set(song.variants.values())
         whole = set(song.variants) == names and numbers == set(range(len(song.prompts)))
-        if not whole or len(song.text_tokens) != len(song.prompts):
+        texts = [len(song.text_tokens), *(len(window.text_tokens) for window in song.windows)]
+        texts += [len(window.prompts) for window in song.windows]
+        inside_song = all(window.start + window.frames <= song.frames for window in song.windows)
+        if not whole or not inside_song or set(texts) != {len(song.prompts)}:
             raise UserError(
                 f"{path}: the prompts and variants of {song.title} do not belong together.",
                 fix="Delete that file and run preprocess again.",
@@ -330,7 +369,8 @@ def _load_tensors(path: Path, shapes: dict[str, tuple[int, int]], dtypes: tuple[
 def remove_orphans(folder: Path, songs: list[StoredSong]) -> int:
     """Remove tensor files of ours that no song refers to any more; returns how many. Other files stay."""
     removed = remove_files(inside(folder, LATENTS_FOLDER), kept={song.latents_key for song in songs})
-    return removed + remove_files(inside(folder, CONDITIONS_FOLDER), kept={song.condition_key for song in songs})
+    kept = {key for song in songs for key in song.condition_keys}
+    return removed + remove_files(inside(folder, CONDITIONS_FOLDER), kept)
 
 
 def remove_files(part: Path, kept: set[str]) -> int:

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 from acestep.core.device import DeviceChoice, choose_device
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job
-from acestep.preprocess.plan import Plan, PlannedSong, condition_facts, draw_seed, find_condition, find_latents
+from acestep.preprocess.plan import (
+    Plan,
+    PlannedCondition,
+    PlannedSong,
+    condition_facts,
+    draw_seed,
+    find_condition,
+    find_latents,
+    look_up,
+)
 from acestep.preprocess.readahead import ReadAhead
 from acestep.preprocess.store import (
     INDEX_NAME,
@@ -144,60 +153,70 @@ class Work:
         self.encoded_samples += samples
 
     def _find_condition(self, planned: PlannedSong) -> bool:
-        """Make the prompts; True when the condition is still to be encoded."""
+        """Make the prompts; True when a condition is still to be encoded."""
         try:
             find_condition(planned, self.plan)
         except UserError as error:
             self._fail(planned, str(error))
             return False
-        return planned.condition is None
+        return bool(planned.missing)
 
     def _condition_at_once(self, planned: PlannedSong, encoders: Encoders) -> None:
-        assert planned.prompts is not None
-        self._encode_condition(planned, encoders.text_states(planned.prompts), encoders)
+        for condition in planned.missing:
+            look_up(condition, self.plan)  # windows without words say the same
+            if condition.facts is None and not planned.failed:
+                self._encode_condition(planned, condition, encoders.text_states(condition.prompts), encoders)
 
     def _keep_states(self, planned: PlannedSong, encoders: Encoders) -> None:
-        path = self._states_file(planned)
-        with contextlib.suppress(FileNotFoundError, DamagedFile):  # then they are made, for the first time or again
-            read_header(path)
-            return  # from a run that was stopped
-        assert planned.prompts is not None
-        states = encoders.text_states(planned.prompts)
-        self._write(path, states.tensors(), states.facts)
+        for condition in planned.missing:
+            path = self._states_file(condition)
+            with contextlib.suppress(FileNotFoundError, DamagedFile):  # then they are made, for the first time or again
+                read_header(path)
+                continue  # from a run that was stopped, or of a window that says the same
+            states = encoders.text_states(condition.prompts)
+            self._write(path, states.tensors(), states.facts)
 
     def _second_pass(self, songs: list[PlannedSong], encoders: Encoders) -> None:
-        from acestep.preprocess.encoders import TextStates
-
-        songs = [planned for planned in songs if planned.condition is None]
+        songs = [planned for planned in songs if planned.missing]
         with self.job.stage("pass 2: conditions", len(songs), "songs") as stage:
             for planned in songs:
                 self.job.check_stop()
                 if self._find_condition(planned):
-                    path = self._states_file(planned)
-                    try:
-                        states = TextStates.of(*read_tensors(path))
-                    except (OSError, DamagedFile, KeyError):
-                        path.unlink(missing_ok=True)
-                        self._fail(planned, f"its temporary file {path} cannot be read. Run preprocess again.")
-                    else:
-                        self._encode_condition(planned, states, encoders)
+                    for condition in planned.missing:
+                        self._condition_of_states(planned, condition, encoders)
                 stage.advance(note=planned.title)
                 self._save_index_now_and_then()
 
-    def _encode_condition(self, planned: PlannedSong, states: TextStates, encoders: Encoders) -> None:
-        assert planned.condition_key is not None
+    def _condition_of_states(self, planned: PlannedSong, condition: PlannedCondition, encoders: Encoders) -> None:
+        from acestep.preprocess.encoders import TextStates
+
+        look_up(condition, self.plan)
+        if condition.facts is not None or planned.failed:
+            return
+        path = self._states_file(condition)
+        try:
+            states = TextStates.of(*read_tensors(path))
+        except (OSError, DamagedFile, KeyError):
+            path.unlink(missing_ok=True)
+            self._fail(planned, f"its temporary file {path} cannot be read. Run preprocess again.")
+        else:
+            self._encode_condition(planned, condition, states, encoders)
+
+    def _encode_condition(
+        self, planned: PlannedSong, condition: PlannedCondition, states: TextStates, encoders: Encoders
+    ) -> None:
         tensors = encoders.condition(states)
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             self._fail(planned, "the condition encoder gave values that are not numbers. Choose precision fp32.")
             return
-        path = condition_file(self.plan.folder, planned.condition_key)
+        path = condition_file(self.plan.folder, condition.key)
         self._write(path, tensors, states.facts)
-        planned.condition = condition_facts(read_header(path), len(states.texts))
+        condition.facts = condition_facts(read_header(path), len(states.texts))
         planned.encoded = True
         self.conditions_encoded += 1
 
-    def _states_file(self, planned: PlannedSong) -> Path:
-        return self.plan.folder / PASS_FOLDER / f"{planned.condition_key}.safetensors"
+    def _states_file(self, condition: PlannedCondition) -> Path:
+        return self.plan.folder / PASS_FOLDER / f"{condition.key}.safetensors"
 
     def _write(self, path: Path, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
         started = time.perf_counter()

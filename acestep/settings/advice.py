@@ -67,49 +67,64 @@ def recommended_epochs(songs: int) -> tuple[int, int]:
 def advise(songs: int, minutes: float, settings: TrainSettings) -> Advice:
     """Length of a run for `songs` songs of `minutes` minutes in all (0: unknown), in steps and in plain words.
 
-    An epoch takes one window of every song, so its steps follow from the songs and the effective batch alone.
+    An epoch takes one window of every song, or all of its tiles, which follow from its length; songs of unknown
+    length count as one tile.
     """
     recommended_epochs(songs)  # refuses numbers that are none
     if not math.isfinite(minutes) or minutes < 0:
         raise UserError("Advice needs the minutes of music as a number from 0.", fix="Correct --minutes.")
     in_a_step = settings.batch_size * settings.gradient_accumulation
-    per_epoch = math.ceil(math.ceil(songs / settings.batch_size) / settings.gradient_accumulation)
+    windows = songs * _windows_of_a_song(songs, minutes, settings)
+    per_epoch = math.ceil(math.ceil(windows / settings.batch_size) / settings.gradient_accumulation)
     steps = settings.max_steps or settings.epochs * per_epoch
     goal = LIGHT_STEPS if songs < FEW_SONGS // 2 else USUAL_STEPS
     epochs = math.ceil(goal / per_epoch)
     save_every = max(1, epochs // CHECKPOINTS_OF_A_RUN)
     lines = [
-        f"An epoch takes one window of each of the {songs} songs: {per_epoch} steps of up to {in_a_step} windows.",
+        f"An epoch takes {_some(windows // songs)} of each of the {songs} songs: "
+        f"{per_epoch} steps of up to {in_a_step} windows.",
         f"These settings make {steps} steps: {_meaning(steps)}.",
         f"For {songs} songs about {goal} steps are a good length: --epochs {epochs} --save-every-epochs {save_every}, "
         f"or --max-steps {goal}.",
-        *_coverage(songs, minutes, settings, steps),
-        *_warnings(songs, minutes, per_epoch, in_a_step, settings),
+        *_coverage(songs, minutes, settings, steps, windows),
+        *_warnings(songs, minutes, windows, in_a_step, settings),
     ]
     return Advice(per_epoch, steps, goal, epochs, save_every, tuple(lines))
+
+
+def _windows_of_a_song(songs: int, minutes: float, settings: TrainSettings) -> int:
+    if settings.window != "tiled" or not settings.max_latent_length or not minutes:
+        return 1
+    return math.ceil(minutes * 60 / songs * FRAMES_PER_SECOND / settings.max_latent_length)
+
+
+def _some(windows: int) -> str:
+    return "one window" if windows == 1 else f"{windows} windows"
 
 
 def _meaning(steps: int) -> str:
     return next(words for least, words in reversed(STEP_GOALS) if steps >= least)
 
 
-def _coverage(songs: int, minutes: float, settings: TrainSettings, steps: int) -> list[str]:
+def _coverage(songs: int, minutes: float, settings: TrainSettings, steps: int, windows: int) -> list[str]:
     """How often each minute of music is heard in the run."""
     if not minutes:
         return []
     song_s = minutes * 60 / songs
-    window_s = min(song_s, settings.max_latent_length / FRAMES_PER_SECOND) if settings.max_latent_length else song_s
-    windows = steps * min(settings.batch_size * settings.gradient_accumulation, songs)
-    times = windows * window_s / (minutes * 60)
+    window_s = song_s * songs / windows
+    if settings.window == "random" and settings.max_latent_length:
+        window_s = min(song_s, settings.max_latent_length / FRAMES_PER_SECOND)
+    heard = steps * min(settings.batch_size * settings.gradient_accumulation, windows)
+    times = heard * window_s / (minutes * 60)
     return [f"Windows are {window_s:.0f} s; every part of the music is heard about {times:.0f} times."]
 
 
-def _warnings(songs: int, minutes: float, per_epoch: int, in_a_step: int, settings: TrainSettings) -> list[str]:
+def _warnings(songs: int, minutes: float, windows: int, in_a_step: int, settings: TrainSettings) -> list[str]:
     lines = []
-    if in_a_step > songs:
+    if in_a_step > windows:
         lines.append(
             f"{songs} songs do not fill a step of {in_a_step} windows: every step takes all songs. "
-            f"A gradient accumulation of {max(1, songs // settings.batch_size)} or less makes steps that differ."
+            f"A gradient accumulation of {max(1, windows // settings.batch_size)} or less makes steps that differ."
         )
     if minutes and minutes * 60 / songs < 30:
         lines.append("Songs shorter than 30 s teach little; two to four minutes are a good length.")

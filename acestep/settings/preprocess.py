@@ -37,8 +37,18 @@ class PreprocessSettings(Settings):
         "Hold only VAE and text encoder first, then only the condition encoder: less memory, same result.",
         group="memory",
     )
+    lyric_windows_s: float = knob(
+        0.0,
+        "Longest window with lyrics and duration of its own, in seconds, for songs with timed lyrics; 0 makes none.",
+        group="encoding",
+        ge=0,
+        le=600,
+    )
     seed: int = knob(
         42, "Seed of the posterior draws; each song has its own draw.", group="encoding", level="expert", ge=0
     )
     device: DeviceName = knob("auto", "Device to encode on.", group="hardware")
     precision: PrecisionName = knob("auto", "Number format of the frozen models.", group="hardware")
+    devices: int = knob(
+        1, "Devices to encode on, one process each; the songs are dealt out to them.", group="hardware", ge=1, le=64
+    )

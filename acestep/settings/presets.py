@@ -92,7 +92,15 @@ def auto_preset(memory_bytes: int | None, adapter: str = "lora") -> str:
     Cards report a little less than the size they are sold by, so a begun GiB counts as whole.
     """
     gib = math.ceil(memory_bytes / GIB) if memory_bytes else 0
-    tier = next(name for least, name in TIERS if gib >= least)
+    return _tier_name(next(name for least, name in TIERS if gib >= least), adapter)
+
+
+def same_tier(name: str, adapter: str) -> str | None:
+    """The tier of the same size for another kind of adapter; None for a preset that is no tier."""
+    return next((_tier_name(tier, adapter) for _, tier in TIERS if name.startswith(f"tier_{tier}_")), None)
+
+
+def _tier_name(tier: str, adapter: str) -> str:
     return f"tier_{tier}_{'lokr' if adapter in LYCORIS_ADAPTERS else 'lora'}"
 
 

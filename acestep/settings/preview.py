@@ -62,7 +62,7 @@ class PreviewSettings(Settings):
     def _check_captions(cls, captions: list[str]) -> list[str]:
         if not all(caption.strip() for caption in captions):
             raise ValueError("a caption is empty")
-        return captions
+        return [caption.strip() for caption in captions]
 
     @field_validator("preview_seeds")
     @classmethod

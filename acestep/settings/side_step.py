@@ -170,7 +170,7 @@ def to_side_step(settings: TrainSettings, name: str = "", description: str = "")
         "learning_rate": settings.learning_rate,
         "epochs": settings.epochs,
         "dataset_repeats": 1,
-        "crop_mode": "latent" if settings.max_latent_length else "full",
+        "crop_mode": "full" if settings.window == "whole" or not settings.max_latent_length else "latent",
         "chunk_duration": 0,
         "max_latent_length": settings.max_latent_length,
         "optimizer_type": settings.optimizer if settings.optimizer in OPTIMIZERS else "adamw",
@@ -179,8 +179,8 @@ def to_side_step(settings: TrainSettings, name: str = "", description: str = "")
         "save_best": True,
         "save_best_after": round(settings.best_after_share * settings.epochs),
         "early_stop_patience": settings.early_stop_patience,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "gradient_checkpointing_ratio": 1.0,
+        "gradient_checkpointing": settings.gradient_checkpointing > 0,
+        "gradient_checkpointing_ratio": settings.gradient_checkpointing or 1.0,
         "offload_encoder": True,
         "val_split": 0.0 if settings.validation == "none" else settings.validation_share,
     }
@@ -326,14 +326,9 @@ def _read_schedule(reader: ForeignReader) -> None:
 
 
 def _read_checkpointing(reader: ForeignReader) -> None:
-    ratio = reader.value("gradient_checkpointing_ratio")
-    on = reader.value("gradient_checkpointing") and ratio > 0
-    reader.set("gradient_checkpointing", on, "gradient_checkpointing")
-    if on and ratio < 1:
-        reader.ignore(
-            "gradient_checkpointing_ratio",
-            f"not supported: gradient_checkpointing_ratio ({ratio:g}); all layers are recomputed.",
-        )
+    on = reader.value("gradient_checkpointing")
+    ratio = reader.value("gradient_checkpointing_ratio") if on else 0.0
+    reader.set("gradient_checkpointing", ratio, "gradient_checkpointing_ratio" if on else "gradient_checkpointing")
 
 
 def _read_validation(reader: ForeignReader) -> None:

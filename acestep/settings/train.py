@@ -17,6 +17,11 @@ from acestep.settings.preview import PreviewSettings
 class WindowSettings(Settings):
     """Which part of a song one training sample is, and what its prompt says."""
 
+    window: Literal["random", "tiled", "whole"] = knob(
+        "random",
+        "Part of a song in an epoch: one window from anywhere, all windows of a fixed tiling, or the whole song.",
+        group="data",
+    )
     max_latent_length: int = knob(
         1500,
         "Longest window in latent frames, 25 a second (1500 = 60 s); 0 trains on whole songs.",
@@ -65,6 +70,13 @@ class ObjectiveSettings(Settings):
         False,
         "Spread the timesteps of one optimizer step evenly over their distribution: less noise in the gradient.",
         group="objective",
+    )
+    regularization_weight: float = knob(
+        1.0,
+        "Factor on the loss of songs marked as regularization; 0 leaves those songs out.",
+        group="objective",
+        ge=0,
+        le=10,
     )
     loss_weighting: Literal["none", "min_snr"] = knob(
         "none", "Weight of a sample by its timestep; min_snr takes weight from nearly clean samples.", group="objective"
@@ -214,11 +226,25 @@ class HardwareSettings(Settings):
     compile: Literal["auto", "on", "off"] = knob(
         "auto", "Compile the model's blocks: faster steps after a minute; auto does so on CUDA.", group="hardware"
     )
-    gradient_checkpointing: bool = knob(
-        False,
-        "Recompute activations in the backward pass: a third more time, far less memory.",
+    gradient_checkpointing: float = knob(
+        0.0,
+        "Share of the layers whose activations are recomputed in the backward pass: at 1 far less memory, a third more "
+        "time, the same result.",
         group="hardware",
         level="basic",
+        ge=0,
+        le=1,
+    )
+    base_weights: Literal["full", "int8", "nf4"] = knob(
+        "full",
+        "Storage of the frozen base: as precision says, or in 8 or 4 bits (half and a quarter of bf16, a little less "
+        "exact).",
+        group="hardware",
+    )
+    on_out_of_memory: Literal["adapt", "stop"] = knob(
+        "adapt",
+        "When a step does not fit into memory: go on with smaller passes, then shorter windows, or stop.",
+        group="hardware",
     )
 
 

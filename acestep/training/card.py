@@ -17,7 +17,7 @@ _SETTINGS_ON_CARD = {
 }
 _MORE_ON_CARD = (
     *("optimizer", "learning_rate", "schedule", "weight_decay", "batch_size", "gradient_accumulation", "epochs"),
-    *("max_steps", "max_latent_length", "condition_dropout", "timestep_draw", "seed"),
+    *("max_steps", "window", "max_latent_length", "condition_dropout", "timestep_draw", "seed"),
 )
 
 

@@ -77,7 +77,7 @@ def save_checkpoint(
     """Write one checkpoint under `folder` and return its path."""
     from safetensors.torch import save_file
 
-    path = folder / f"step_{state.step:06d}"
+    path = checkpoint_path(folder, state.step)
     tensors, rest = _split_optimizer(optimizer.state_dict())
     with atomic_folder(path) as temporary:
         if averaging.keeps_two_weights:
@@ -89,6 +89,11 @@ def save_checkpoint(
         facts = {"version": STATE_VERSION, "loop": state.to_dict(), "optimizer": rest, "shapes": shapes}
         (temporary / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return path
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies among those of a run."""
+    return folder / f"step_{step:06d}"
 
 
 def _copies(adapter: Adapter) -> dict[str, torch.Tensor]:

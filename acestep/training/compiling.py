@@ -71,12 +71,15 @@ def _trial_gradient(session: Session) -> torch.Tensor:
     """The adapter's gradient on the first batch of the next step, flat, with the same dropout each time."""
     from acestep.training.data import draw_batch
     from acestep.training.loop import steps_of
+    from acestep.training.step_down import room_for
 
     epoch, micro_batches = steps_of(session, min(session.state.step, session.plan.total_steps - 1))
-    batch = draw_batch(micro_batches[0], epoch, session.data, session.settings, session.flow)
+    part = session.economy.parts(micro_batches[0])[0]
+    batch = draw_batch(part, epoch, session.data, session.settings, session.flow)
     torch.manual_seed(0)
     try:
-        session.processes.fabric.backward(session.model.item_losses(batch, 0.0).sum())
+        with room_for(session, micro_batches):
+            session.processes.fabric.backward(session.model.item_losses(batch, 0.0).sum())
         gradients = [parameter.grad for parameter in session.adapter.parameters()]
         return torch.cat([gradient.detach().float().reshape(-1) for gradient in gradients if gradient is not None])
     finally:

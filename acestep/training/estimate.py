@@ -13,16 +13,18 @@ from acestep.core.errors import UserError
 from acestep.core.events import EventLog
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
+from acestep.model.quantising import require_quantising
 from acestep.preprocess.store import TensorStore
 from acestep.settings import TrainSettings
 from acestep.training.data import EpochOrder, load_data
 from acestep.training.forecast import Forecast, forecast
 from acestep.training.loop import Plan, Session
+from acestep.training.opening import Inputs, open_session
 from acestep.training.processes import start_processes
 from acestep.training.recorder import Recorder
 from acestep.training.runs import RunFolder
 from acestep.training.sensitivity import Score, Sensitivity, adapted_scores, measure_sensitivity
-from acestep.training.train import Inputs, open_session
+from acestep.training.step_down import Economy
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ def estimate(
     with tempfile.TemporaryDirectory(prefix="acestep-estimate-") as folder:
         session, choice = unrecorded_session(checkpoint, store, settings, Path(folder), job)
         expected = forecast(session, out, job)
+        if settings.base_weights != "full":  # gradients are taken of whole weights
+            del session
+            free_memory()
+            whole = settings.changed(base_weights="full")
+            session, choice = unrecorded_session(checkpoint, store, whole, Path(folder), job)
         transformer, data, flow, model = session.adapter.transformer, session.data, session.flow, session.model
         session.adapter.detach_from_model()
         del session
@@ -66,5 +73,7 @@ def unrecorded_session(
     choice = choose_device(settings.device, settings.precision)
     recorder = Recorder(EventLog(folder / "events.jsonl"), [], job, settings.log_every)
     run = RunFolder(folder, {})
-    inputs = Inputs(checkpoint, store, settings, data, order, plan)
-    return open_session(inputs, choice, start_processes(settings, choice), run, recorder), choice
+    require_quantising(settings.base_weights, choice.device)
+    processes = start_processes(settings, choice)
+    inputs = Inputs(checkpoint, store, settings, Economy.of(settings), data, order, plan, choice, processes)
+    return open_session(inputs, run, recorder), choice

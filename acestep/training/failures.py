@@ -18,7 +18,9 @@ def explained(error: BaseException, run: Path, step: int) -> UserError | None:
     """The sentence for an error that ended the run at `step`, or None where there is none."""
     if isinstance(error, torch.OutOfMemoryError):
         message = f"The memory ran out at step {step}."
-        remedy = "End other programs, or begin again with --gradient-checkpointing, a smaller batch or shorter windows."
+        remedy = (
+            "End other programs, or begin again with --gradient-checkpointing 1, a smaller batch or shorter windows."
+        )
     elif is_device_failure(error):
         message = f"The graphics card stopped working at step {step}."
         remedy = "Start the program again; if it happens again, restart the machine and look at the card's heat."

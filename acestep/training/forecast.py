@@ -24,6 +24,7 @@ import torch
 from acestep.core.device import free_memory
 from acestep.core.jobs import Job
 from acestep.core.paths import TEMPORARY_PREFIX
+from acestep.model.quantising import BaseWeights, why_not
 from acestep.settings import TrainSettings
 from acestep.training.averaging import Averaging
 from acestep.training.checkpoints import save_checkpoint
@@ -78,6 +79,8 @@ class Forecast:
     checkpoints_kept: int
     disk_bytes: int | None
     disk_free_bytes: int
+    adapts: bool = False
+    """Whether the run makes do with less memory by itself where a step does not fit."""
 
     @property
     def seconds(self) -> float | None:
@@ -88,8 +91,8 @@ class Forecast:
 
     @property
     def fits(self) -> bool:
-        """Whether memory and disk suffice, as far as can be told."""
-        return self.disk_fits and self.memory.verdict != "does not fit"
+        """Whether the run can begin without a question: memory and disk suffice, as far as can be told."""
+        return self.disk_fits and (self.adapts or self.memory.verdict != "does not fit")
 
     @property
     def disk_fits(self) -> bool:
@@ -154,7 +157,7 @@ def forecast(session: Session, out: Path, job: Job, timed_steps: int = TIMED_STE
     found = Memory(
         peak=peak,
         available=available,
-        model=_bytes_of(session.model.transformer.parameters()) - _bytes_of(session.adapter.parameters()),
+        model=_model_bytes(session),
         adapter=_bytes_of(session.adapter.parameters()),
         optimizer=optimizer_bytes,
     )
@@ -171,6 +174,7 @@ def forecast(session: Session, out: Path, job: Job, timed_steps: int = TIMED_STE
         # one more while the next is written, and the adapters in best/ and final/
         disk_bytes=None if checkpoint is None else (kept + 1) * checkpoint + 2 * adapter_file,
         disk_free_bytes=shutil.disk_usage(_nearest_folder(out)).free,
+        adapts=session.settings.on_out_of_memory == "adapt",
     )
 
 
@@ -212,7 +216,8 @@ def largest_micro_batch(data: TrainingData, settings: TrainSettings) -> list[Sam
     """
     groups: dict[int, list[Sample]] = {}
     for song in data.songs:
-        groups.setdefault(data.window_length(song), []).extend(Sample(song, 0) for _ in range(song.stored.repeat))
+        for piece in data.pieces(song):
+            groups.setdefault(piece.length, []).extend(Sample(song, piece, 0) for _ in range(song.stored.repeat))
     batches: list[list[Sample]] = []
     for samples in groups.values():
         samples.sort(key=lambda sample: -sample.song.condition.shape[0])
@@ -220,17 +225,17 @@ def largest_micro_batch(data: TrainingData, settings: TrainSettings) -> list[Sam
 
     def tokens(batch: list[Sample]) -> int:
         # conditions are padded to the longest, which stands first; two latent frames make one token
-        return len(batch) * (data.window_length(batch[0].song) // 2 + batch[0].song.condition.shape[0])
+        return len(batch) * (batch[0].piece.length // 2 + batch[0].song.condition.shape[0])
 
     largest: list[Sample] = max(batches, key=tokens)
-    return [Sample(sample.song, place) for place, sample in enumerate(largest)]
+    return [replace(sample, position=place) for place, sample in enumerate(largest)]
 
 
 def _twice_where_accumulating(batch: list[Sample], steps: list[list[list[Sample]]]) -> list[list[Sample]]:
     """Two passes where the run has more than one in a step: in the second, gradients are there beside activations."""
     if max(len(step) for step in steps) < 2:
         return [batch]
-    return [batch, [Sample(sample.song, sample.position + len(batch)) for sample in batch]]
+    return [batch, [replace(sample, position=sample.position + len(batch)) for sample in batch]]
 
 
 def _spread_over(steps: int, count: int) -> list[int]:
@@ -330,15 +335,20 @@ class PeakMemory:
 
 def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str, ...]:
     """What lowers the peak, the largest part of it first; within a part what costs least comes first."""
-    smaller = settings.max_latent_length // 2 if settings.max_latent_length else 1500
+    if settings.window == "whole":
+        smaller = settings.max_latent_length or 1500
+        shorten = f"--window random --max-latent-length {smaller}"
+    else:
+        smaller = settings.max_latent_length // 2 if settings.max_latent_length else 1500
+        shorten = f"--max-latent-length {smaller}"
     activations = [
-        *([] if settings.gradient_checkpointing else ["--gradient-checkpointing (a third more time)"]),
+        *(["--gradient-checkpointing 1 (a third more time)"] if settings.gradient_checkpointing < 1 else []),
         *(
             [f"--batch-size 1 --gradient-accumulation {settings.batch_size * settings.gradient_accumulation}"]
             if settings.batch_size > 1
             else []
         ),
-        *([f"--max-latent-length {smaller} ({smaller / 25:.0f} s windows)"] if smaller >= 250 else []),
+        *([f"{shorten} ({smaller / 25:.0f} s windows)"] if smaller >= 250 else []),
     ]
     state = [
         *(
@@ -349,7 +359,12 @@ def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str,
         *(["--no-train-mlp"] if settings.train_mlp else []),
         *([f"--rank {settings.rank // 2}"] if settings.adapter == "lora" and settings.rank > 8 else []),
     ]
-    weights = ["--precision bf16 or fp16"] if settings.precision == "fp32" and device != "cpu" else []
+    smaller_base: dict[str, BaseWeights] = {"full": "int8", "int8": "nf4"}
+    base = smaller_base.get(settings.base_weights)
+    weights = [
+        *(["--precision bf16 or fp16"] if settings.precision == "fp32" and device != "cpu" else []),
+        *([f"--base-weights {base}"] if base and not why_not(base, device) else []),
+    ]
     parts = [
         (memory.activations, activations),
         (memory.adapter + memory.optimizer, state),
@@ -357,6 +372,13 @@ def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str,
     ]
     ranked = sorted(parts, key=lambda part: -part[0])
     return tuple(advice for _, advices in ranked for advice in advices)
+
+
+def _model_bytes(session: Session) -> int:
+    """Bytes of the transformer without the adapter, which some kinds keep inside it and some outside."""
+    transformer, adapter = session.model.transformer, {id(part) for part in session.adapter.parameters()}
+    tensors = [*transformer.parameters(), *transformer.buffers()]  # quantised weights are buffers
+    return _bytes_of(tensor for tensor in tensors if id(tensor) not in adapter)
 
 
 def _bytes_of(tensors: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,11 +10,28 @@ from typing import Any
 import torch
 from diffusers.models.transformers.ace_step_transformer import AceStepTransformer1DModel
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from acestep.model.condition import context_latents
 from acestep.training.data import Batch
 from acestep.training.objective import drop_conditions, flow_target, item_losses
 from acestep.training.padding import ConditionMask
+
+
+def recompute_layers(transformer: AceStepTransformer1DModel, share: float) -> None:
+    """Let a share of the layers keep only their input and compute their activations again in the backward pass.
+
+    It is the first layers that do: when the backward pass reaches them the others have let go of theirs already, so
+    what is made again does not come on top. All layers are of one size, though their attention alternates.
+    """
+    count = math.ceil(share * len(transformer.layers))
+    chosen = set(transformer.layers[:count])
+
+    def call(layer: torch.nn.Module, *inputs: Any) -> Any:
+        return checkpoint(layer, *inputs, use_reentrant=False) if layer in chosen else layer(*inputs)
+
+    if chosen:
+        transformer.enable_gradient_checkpointing(call)
 
 
 class FlowModel:

@@ -35,6 +35,7 @@ from acestep.training.recovery import GoodState, note_before_update, note_skippe
 from acestep.training.requests import RequestFiles
 from acestep.training.runs import RunFolder
 from acestep.training.schedules import Length, learning_rate
+from acestep.training.step_down import Economy, room_for
 from acestep.training.validation import Validation
 
 TIMED_STEPS = 10
@@ -73,6 +74,7 @@ class Session:
     """Everything a run works with. Only `state`, the adapter and the optimizer change while it goes."""
 
     settings: TrainSettings
+    economy: Economy
     plan: Plan
     processes: Processes
     model: FlowModel
@@ -180,27 +182,14 @@ class StepStats:
 
 
 def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample]]) -> StepStats:
-    """Accumulate the gradient of the mean loss over all samples of the step, clip it, and update the adapter.
+    """Accumulate the gradient of Σ weight · loss / samples of the step, clip it, and update the adapter.
 
-    A step whose loss or gradient is not a number changes nothing.
+    A step whose loss or gradient is not a number changes nothing. Raises OutOfRoom where a pass does not fit into
+    memory; adapter and optimizer are then as they were.
     """
-    settings, started = session.settings, session.clock()
-    samples = sum(len(batch) for batch in micro_batches)
-    total = torch.zeros((), device=session.model.device)
-    data_seconds = 0.0
-    strata = step_strata([sample for batch in micro_batches for sample in batch], epoch, settings)
-    for number, micro_batch in session.processes.share(micro_batches):
-        # Dropout inside the adapter is the only draw from torch's global generator; each pass has its own seed.
-        torch.manual_seed(derived_generator(settings.seed, "dropout", session.state.step, number).initial_seed())
-        waiting_since = session.clock()
-        batch = draw_batch(micro_batch, epoch, session.data, settings, session.flow, strata)
-        data_seconds += session.clock() - waiting_since
-        items = session.model.item_losses(batch, settings.condition_dropout)
-        if settings.loss_weighting == "min_snr":
-            items = items * snr_weights(batch.t.to(items.device), settings.snr_gamma)
-        loss = items.sum() / samples
-        session.processes.fabric.backward(loss)
-        total += loss.detach()
+    started = session.clock()
+    with room_for(session, micro_batches):
+        total, data_seconds = accumulate(session, epoch, micro_batches)
     loss_value = float(session.processes.add_up(session.adapter.parameters(), total))
     grad_norm = clip(session)
     applied = math.isfinite(loss_value) and math.isfinite(grad_norm)
@@ -216,11 +205,34 @@ def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample
         grad_norm=grad_norm,
         learning_rate=session.optimizer.param_groups[0]["lr"],
         epoch=epoch,
-        samples=samples,
+        samples=sum(len(batch) for batch in micro_batches),
         seconds=session.clock() - started,
         data_seconds=data_seconds,
         applied=applied,
     )
+
+
+def accumulate(session: Session, epoch: int, micro_batches: list[list[Sample]]) -> tuple[torch.Tensor, float]:
+    """Add up the gradients of this process's passes; returns their loss and the seconds spent on their data."""
+    settings, data_seconds = session.settings, 0.0
+    total = torch.zeros((), device=session.model.device)
+    samples = [sample for batch in micro_batches for sample in batch]
+    strata = step_strata(samples, epoch, settings)
+    for number, micro_batch in session.processes.share(micro_batches):
+        # Dropout inside the adapter is the only draw from torch's global generator; each batch has its own seed.
+        torch.manual_seed(derived_generator(settings.seed, "dropout", session.state.step, number).initial_seed())
+        for part in session.economy.parts(micro_batch):
+            waiting_since = session.clock()
+            batch = draw_batch(part, epoch, session.data, settings, session.flow, strata)
+            data_seconds += session.clock() - waiting_since
+            items = session.model.item_losses(batch, settings.condition_dropout)
+            if settings.loss_weighting == "min_snr":
+                items = items * snr_weights(batch.t.to(items.device), settings.snr_gamma)
+            # Over the number of samples, not the sum of weights: a weight changes no other sample's part.
+            loss = (items * batch.weights.to(items.device)).sum() / len(samples)
+            session.processes.fabric.backward(loss)
+            total += loss.detach()
+    return total, data_seconds
 
 
 def clip(session: Session) -> float:
@@ -315,4 +327,5 @@ def describe_adapter(session: Session, folder: Path, step: int, reason: str) -> 
     note = {"step": step, "of": session.plan.total_steps, "reason": reason, "run": session.run.path.name}
     (folder / "training.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
     curve = [(at, loss) for at, loss in session.curve.items() if math.isfinite(loss)]
-    write_card(folder, card_facts(session.run, note, curve, session.settings.model_dump(mode="json")))
+    in_force = {**session.settings.model_dump(mode="json"), **session.economy.in_force()}
+    write_card(folder, card_facts(session.run, note, curve, in_force))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from acestep.audio.write import write_audio
-from acestep.core.device import DeviceChoice, free_memory
+from acestep.core.device import DeviceChoice, free_memory, lacks_memory
 from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.generate import check_latents, draw_noise, sample_latents, sampler_for
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from acestep.adapters import TriggerTag
     from acestep.preprocess.store import StoredSong
     from acestep.training.loop import Session
-
-_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
-"""How torch words a lack of memory where it has no exception of its own for it."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class Previews:
         except UserError as error:
             session.record.warn(step, f"No preview at step {step}. {error}")
         except (RuntimeError, MemoryError) as error:
-            if not _lacks_memory(error):
+            if not lacks_memory(error):
                 raise
             session.record.warn(
                 step, f"No preview at step {step}: the device ran out of memory. Training goes on; play shorter ones."
@@ -160,7 +157,7 @@ class Previews:
 
     def _encode(self, session: Session) -> list[Prompt]:
         """Conditions of all captions; the encoders are let go at once."""
-        labels = preview_labels(session.settings, session.tag, session.data.songs[0].stored)
+        labels = preview_labels(session.settings, session.tag, session.data.songs_to_learn[0].stored)
         encoders = Encoders(self._checkpoint, self._choice, {})
         try:
             texts = tuple(text_prompt(one) for one in labels)
@@ -244,7 +241,3 @@ def _generators_kept(device: torch.device) -> Iterator[None]:
     else:
         with torch.random.fork_rng(devices=[]):
             yield
-
-
-def _lacks_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)

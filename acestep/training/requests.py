@@ -23,9 +23,9 @@ def request_file(folder: Path, name: RunRequest) -> Path:
 
 
 def ask(run: RunFolder, name: RunRequest) -> Path:
-    """Write the file that asks a run for something. A run that has ended is refused with a UserError."""
+    """Write the file that asks a run for something. A run that does not go on is refused with a UserError."""
     state = summarise(run).state
-    if state != "unfinished":
+    if state != "running":
         raise UserError(
             f"The run {run.path.name} has ended ({state}); nobody would read the request.",
             fix=f"Go on with it first: acestep train --resume {run.path}",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -29,7 +30,13 @@ from acestep.core.paths import disk_errors, existing_folder, output_folder, read
 
 SCHEMA_VERSION = 1
 LOCK_FILE = ".run.lock"
+CLAIM_WAIT_S = 2.0
+"""How long a run waits for its lock: whoever asks whether it goes on holds it for a moment."""
 _RECORDED_PACKAGES = ("torch", "diffusers", "transformers", "peft", "lycoris-lora", "lightning-fabric", "safetensors")
+
+
+_asking = threading.Lock()
+"""Two threads that ask at once would each take the other for the run."""
 
 
 class RunFolder:
@@ -49,7 +56,7 @@ class RunFolder:
         lock = FileLock(self.path / LOCK_FILE)
         try:
             with disk_errors(self.path):
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=CLAIM_WAIT_S)
         except Timeout as error:
             raise UserError(
                 f"Another process is training in {self.path}.", fix="Wait for it, or choose another folder."
@@ -60,6 +67,10 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def is_running(self) -> bool:
+        """Whether a process trains in this folder now."""
+        return is_running(self.path)
 
     def discard(self) -> None:
         """Take back a run that was refused before its first step. Other files in the folder stay."""
@@ -102,11 +113,29 @@ class RunFolder:
                 return cls(folder, record)
         raise UserError(f"{path} is not a run folder: it holds no run.json.", fix="Choose the folder given as --out.")
 
+    def amend(self, **values: Any) -> None:
+        """Change entries of run.json."""
+        self.record |= values
+        write_json(self.path / "run.json", self.record)
+
     def event_log(self) -> EventLog:
         return EventLog(self.path / "events.jsonl")
 
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         yield from read_events(self.path / "events.jsonl", kind)
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process trains in a run folder now. Nothing is written to find out."""
+    if not (folder / LOCK_FILE).exists():
+        return False
+    try:
+        with _asking, FileLock(folder / LOCK_FILE).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # the folder may only be read: then nobody here trains in it
+        return False
 
 
 def new_run_path(root: Path, name: str) -> Path:
@@ -140,8 +169,9 @@ class RunSummary:
 
 
 def summarise(run: RunFolder) -> RunSummary:
-    """Read a run's record and events. A run without an end event was cut off or still goes on."""
-    step, loss, state = 0, None, "unfinished"
+    """Read a run's record and events. A run without an end event is running or was interrupted."""
+    unfinished = "running" if run.is_running() else "interrupted"
+    step, loss, state = 0, None, unfinished
     validations: dict[int, float] = {}
     total_steps = int(run.record.get("plan", {}).get("total_steps", 0))
     for event in run.events():
@@ -149,11 +179,11 @@ def summarise(run: RunFolder) -> RunSummary:
         if kind in ("start", "resume"):  # a resumed run may have been made longer
             total_steps = event.get("total_steps", total_steps)
         if kind == "step":
-            step, loss, state = event["step"], event["loss"], "unfinished"
+            step, loss, state = event["step"], event["loss"], unfinished
         elif kind == "validation":
             validations[event["step"]] = event["loss"]
         elif kind == "resume":
-            state = "unfinished"
+            state = unfinished
         elif kind == "end":
             state = event["state"]
     settings = run.record.get("settings", {})

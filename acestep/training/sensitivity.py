@@ -105,12 +105,14 @@ def measure_sensitivity(
 
 
 def _samples(data: TrainingData, settings: TrainSettings, batches: int) -> Iterator[tuple[int, Sample]]:
-    """(epoch, sample) of each batch: all songs in a seeded order before any comes again."""
+    """(epoch, sample) of each batch: all songs to learn in a seeded order before any comes again."""
+    songs = data.songs_to_learn
     for number in range(batches):
-        epoch, place = divmod(number, len(data.songs))
+        epoch, place = divmod(number, len(songs))
         generator = derived_generator(settings.seed, "sensitivity", epoch)
-        order = torch.randperm(len(data.songs), generator=generator).tolist()
-        yield epoch, Sample(data.songs[order[place]], place)
+        order = torch.randperm(len(songs), generator=generator).tolist()
+        pieces = data.pieces(songs[order[place]])
+        yield epoch, Sample(songs[order[place]], pieces[epoch % len(pieces)], place)
 
 
 def _loss(model: FlowModel, batch: Batch, settings: TrainSettings, choice: DeviceChoice) -> torch.Tensor:

@@ -4,43 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from acestep.adapters import TriggerTag, attach
-from acestep.core.device import DeviceChoice, choose_device
+from acestep.core.device import DeviceChoice, choose_device, free_memory, lacks_memory
 from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
-from acestep.core.paths import atomic_folder, remove_leftovers
+from acestep.core.paths import remove_leftovers
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.identity import transformer_fingerprint
-from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
+from acestep.model.quantising import require_quantising
 from acestep.preprocess.store import TensorStore
 from acestep.settings import PreviewSettings, TrainSettings
-from acestep.training.averaging import make_averaging
-from acestep.training.checkpoints import load_checkpoint, resume_point, step_of
+from acestep.training.checkpoints import resume_point, step_of
 from acestep.training.compiling import compile_blocks, wants_compiling
-from acestep.training.data import EpochOrder, Flow, TrainingData, load_data
+from acestep.training.data import EpochOrder, TrainingData, load_data
+from acestep.training.ending import finish, write_what_was_learnt
 from acestep.training.failures import explained
 from acestep.training.forecast import Forecast, expected_of_run
-from acestep.training.forward import FlowModel
-from acestep.training.loop import Plan, Session, describe_adapter, fit, set_training, write_adapter
-from acestep.training.optimizers import make_optimizer, rate_notes
-from acestep.training.previews import Previews
-from acestep.training.processes import Processes, start_processes
+from acestep.training.loop import Plan, Session, fit, save, set_training
+from acestep.training.opening import Inputs, open_session, take_up
+from acestep.training.optimizers import rate_notes
+from acestep.training.processes import start_processes
 from acestep.training.recorder import MetricSink, Recorder, SilentRecorder
 from acestep.training.recovery import Diverged
 from acestep.training.requests import remove_requests
 from acestep.training.runs import RunFolder, RunSummary, summarise
 from acestep.training.schedules import warmup_length
-from acestep.training.validation import Validation
+from acestep.training.step_down import RECORD, Economy, OutOfRoom, out_of_memory_elsewhere, step_down
 
 CHANGEABLE_ON_RESUME = frozenset(
     [
@@ -49,9 +46,11 @@ CHANGEABLE_ON_RESUME = frozenset(
         "devices",
         "early_stop_patience",
         "epochs",
+        "gradient_checkpointing",
         "keep_last",
         "log_every",
         "max_steps",
+        "on_out_of_memory",
         "save_every_epochs",
         "save_every_steps",
         "tensorboard",
@@ -119,6 +118,7 @@ def train(
     order = EpochOrder(data, settings)
     plan = Plan.of(settings, order.steps_per_epoch)
     choice = choose_device(settings.device, settings.precision)
+    require_quantising(settings.base_weights, choice.device)
     processes = start_processes(settings, choice)
     identity = _identity(checkpoint, store)
     point = resume_point(resume) if resume else None
@@ -128,56 +128,104 @@ def train(
     if not processes.is_main:
         run = RunFolder.open(Path(path))
     try:
-        inputs = Inputs(checkpoint, store, settings, data, order, plan)
-        return _train_in(run, inputs, choice, processes, job, point, approve, started)
+        economy = Economy.of(settings)
+        inputs = Inputs(checkpoint, store, settings, economy, data, order, plan, choice, processes)
+        return _train_in(run, inputs, point, approve, job, started)
     finally:
         run.release()
 
 
+def _economy(run: RunFolder, settings: TrainSettings) -> Economy:
+    """How to save memory: as the run found that it must, or as the settings say."""
+    found = run.record.get(RECORD)
+    asked = Economy.of(settings)
+    if found is None:
+        return asked
+    economy = Economy.parse(found, str(run.path / "run.json"))
+    return economy.changed(gradient_checkpointing=max(economy.gradient_checkpointing, asked.gradient_checkpointing))
+
+
+class Sessions:
+    """The sessions of one run, one after the other: a step that does not fit into memory is made again in the next."""
+
+    def __init__(self, inputs: Inputs, run: RunFolder, recorder: SilentRecorder, job: Job) -> None:
+        self._inputs = replace(inputs, economy=_economy(run, inputs.settings))
+        self._run = run
+        self._recorder = recorder
+        self._job = job
+        self.current: Session | None = None
+
+    def fit(self, point: Path | None, approve: Approval | None) -> Session:
+        """Train to the end, from the checkpoint `point` if there is one; returns the last session."""
+        self._begin(point, approve, announce=True)
+        while (point := self._fit_or_step_down()) is not None:
+            self.current = None  # its model goes before the next is loaded
+            torch.compiler.reset()
+            free_memory()
+            self._begin(point, None, announce=False)
+        assert self.current is not None
+        return self.current
+
+    def _begin(self, point: Path | None, approve: Approval | None, announce: bool) -> None:
+        self.current = session = open_session(self._inputs, self._run, self._recorder)
+        if approve:
+            _have_approved(session, point, approve, self._job)
+        if point:
+            take_up(session, point)
+        if announce:
+            _announce(session, self._inputs.choice, self._job)
+        set_training(session, True)
+
+    def _fit_or_step_down(self) -> Path | None:
+        """Train to the end, or up to a step that does not fit: returns the checkpoint before it, to go on from."""
+        session = self.current
+        assert session is not None
+        try:
+            if wants_compiling(session.settings, session.processes.fabric.device):
+                compile_blocks(session, self._job)
+            fit(session, self._job)
+        except OutOfRoom as failure:
+            session.optimizer.zero_grad(set_to_none=True)
+            save(session)
+            economy, point = step_down(session, failure)
+            self._inputs = replace(self._inputs, economy=economy)
+            return point
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            raise out_of_memory_elsewhere(session) from error
+        return None
+
+
 def _train_in(
-    run: RunFolder,
-    inputs: Inputs,
-    choice: DeviceChoice,
-    processes: Processes,
-    job: Job,
-    point: Path | None,
-    approve: Approval | None,
-    started: float,
+    run: RunFolder, inputs: Inputs, point: Path | None, approve: Approval | None, job: Job, started: float
 ) -> TrainOutcome:
     """Train in a run folder that this process has for itself, and write down how it ended."""
-    settings, plan = inputs.settings, inputs.plan
+    settings, processes = inputs.settings, inputs.processes
     log = run.event_log() if processes.is_main else None
     recorder = Recorder(log, _sinks(run, settings), job, settings.log_every) if log else SilentRecorder()
-    session: Session | None = None
+    sessions = Sessions(inputs, run, recorder, job)
     try:
-        session = open_session(inputs, choice, processes, run, recorder)
-        if approve:
-            _have_approved(session, point, approve, job)
-        if point:
-            _take_up(session, point)
-        _announce(session, choice, job)
-        set_training(session, True)
-        if wants_compiling(settings, processes.fabric.device):
-            compile_blocks(session, job)
-        fit(session, job)
+        session = sessions.fit(point, approve)
         if processes.is_main:
             remove_requests(run.path)
-        stopped = session.state.step < plan.total_steps and not session.state.ended_early
-        adapter = _finish(session, "stopped" if stopped else "finished")
+        stopped = session.state.step < inputs.plan.total_steps and not session.state.ended_early
+        adapter = finish(session, "stopped" if stopped else "finished")
     except (NotApproved, Stopped):  # before the first step
         recorder.close("failed")
         if processes.is_main and not point:
             run.discard()
         raise
     except BaseException as error:
-        if session and isinstance(error, Diverged) and processes.is_main:
-            _write_what_was_learnt(session)
+        failed = sessions.current
+        if failed and isinstance(error, Diverged) and processes.is_main:
+            write_what_was_learnt(failed)
         reason = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
         if log:
             with contextlib.suppress(UserError):  # where the disk is full: the first error is the one to tell
                 log.emit("end", state="failed", reason=reason)
         recorder.close("failed")
-        told = explained(error, run.path, session.state.step) if session else None
+        told = explained(error, run.path, failed.state.step if failed else 0)
         if told is not None:
             raise told from error
         raise
@@ -206,18 +254,6 @@ def _have_approved(session: Session, point: Path | None, approve: Approval, job:
         )
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a run is made from and what follows from it."""
-
-    checkpoint: Checkpoint
-    store: TensorStore
-    settings: TrainSettings
-    data: TrainingData
-    order: EpochOrder
-    plan: Plan
-
-
 def _new(
     out: Path,
     settings: TrainSettings,
@@ -240,56 +276,6 @@ def _continued(point: Path, settings: TrainSettings, identity: dict[str, Any]) -
     return run
 
 
-def _take_up(session: Session, point: Path) -> None:
-    """Put the session where the checkpoint was written."""
-    session.state = load_checkpoint(point, session.adapter, session.optimizer, session.averaging)
-    session.resumed_at = session.state.step
-    session.curve = _curve(session.run, session.state.step)
-    if session.state.ended_early:  # who resumes such a run wants to go on: the patience begins anew
-        session.state.ended_early, session.state.judgements_without_gain = False, 0
-
-
-def open_session(
-    inputs: Inputs, choice: DeviceChoice, processes: Processes, run: RunFolder, recorder: SilentRecorder
-) -> Session:
-    checkpoint, settings, data = inputs.checkpoint, inputs.settings, inputs.data
-    device = processes.fabric.device
-    transformer = load_transformer(checkpoint, choice.dtype, device)
-    if settings.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-    torch.manual_seed(settings.seed)  # the adapter's first weights
-    adapter = attach(transformer, settings)
-    config = checkpoint.config
-    flow = Flow(
-        mu=config.timestep_mu if settings.timestep_mu is None else settings.timestep_mu,
-        sigma=config.timestep_sigma if settings.timestep_sigma is None else settings.timestep_sigma,
-    )
-    model = FlowModel(transformer, load_silence_latent(checkpoint), load_null_condition(checkpoint), device)
-    model.autocast = processes.autocast
-    warmup_steps = warmup_length(settings, inputs.plan.total_steps)
-    optimizer = make_optimizer(adapter.parameters(), settings, warmup_steps, scaled=processes.scaler is not None)
-    info = inputs.store.info
-    return Session(
-        settings=settings,
-        plan=inputs.plan,
-        processes=processes,
-        model=model,
-        adapter=adapter,
-        tag=TriggerTag(
-            info.trigger_word, info.tag_position if settings.tag_position is None else settings.tag_position
-        ),
-        optimizer=processes.fabric.setup_optimizers(optimizer),
-        averaging=make_averaging(adapter, optimizer, settings),
-        data=data,
-        order=inputs.order,
-        flow=flow,
-        validation=Validation(data.held_out, settings, flow) if data.held_out else None,
-        run=run,
-        record=recorder,
-        previews=Previews(checkpoint, choice),
-    )
-
-
 def _sinks(run: RunFolder, settings: TrainSettings) -> list[MetricSink]:
     if not settings.tensorboard:
         return []
@@ -300,6 +286,7 @@ def _sinks(run: RunFolder, settings: TrainSettings) -> list[MetricSink]:
 
 def _identity(checkpoint: Checkpoint, store: TensorStore) -> dict[str, Any]:
     """What a run was made from, in a form that survives moving folders."""
+    learned = [song for song in store.songs if not song.regularization]
     return {
         "model": {
             "name": checkpoint.name,
@@ -310,8 +297,9 @@ def _identity(checkpoint: Checkpoint, store: TensorStore) -> dict[str, Any]:
         "tensors": {
             "path": str(store.folder),
             "dataset": store.info.dataset_name,
-            "songs": len(store.songs),
-            "audio_s": round(sum(song.duration_s for song in store.songs), 3),
+            "songs": len(learned),
+            "regularization_songs": len(store.songs) - len(learned),
+            "audio_s": round(sum(song.duration_s for song in learned), 3),
             "fingerprint": store.fingerprint(),
             "trigger_word": store.info.trigger_word,
         },
@@ -346,9 +334,12 @@ def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
     """Say and record the derived numbers of the run once: a user's log is a bug report."""
     settings, plan, data = session.settings, session.plan, session.data
     parameters = sum(parameter.numel() for parameter in session.adapter.parameters())
+    learned = len(data.songs_to_learn)
+    regularization = len(data.songs) - learned
+    beside = f" beside {regularization} for regularization" if regularization else ""
     lines = [
         f"device {choice}",
-        f"{len(data.songs)} songs to train on, {len(data.held_out)} windows held out ({data.held_out_kind})",
+        f"{learned} songs to train on{beside}, {len(data.held_out)} windows held out ({data.held_out_kind})",
         f"{plan.total_steps} steps, {plan.steps_per_epoch} an epoch, "
         f"up to {settings.batch_size * settings.gradient_accumulation} windows a step, "
         f"{warmup_length(settings, plan.total_steps)} steps of warm-up",
@@ -371,60 +362,3 @@ def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
         summary=lines,
         changed=_changed(session.run, settings),
     )
-
-
-def _finish(session: Session, state: str) -> Path:
-    """Write final/ and the end of the log."""
-    loop = session.state
-    if not session.processes.is_main:
-        return session.run.final
-    step, reason = _write_final(session)
-    if loop.ended_early:
-        session.record.warn(loop.step, f"Ended early: {loop.judgements_without_gain} judgements without improvement.")
-    session.record.event(
-        "end", state=state, step=loop.step, final_step=step, reason=reason, ended_early=loop.ended_early
-    )
-    return session.run.final
-
-
-def _write_final(session: Session) -> tuple[int, str]:
-    """Write final/, the best step where one was found, else the last good one; returns that step, and why it is."""
-    run, loop = session.run, session.state
-    before = session.curve.get(0)
-    if before is not None and loop.best_loss is not None and loop.best_loss >= before:
-        session.record.warn(
-            loop.step,
-            f"The adapter is no better than the model without it: validation loss {before:.5f} before, "
-            f"{loop.best_loss:.5f} at its best. Lower the learning rate, or look at the labels.",
-        )
-    if loop.best_step is not None and loop.best_step != loop.step and run.best.is_dir():
-        judged = "validation" if session.validation else "training"
-        reason = f"lowest {judged} loss, {loop.best_loss:.5f} at step {loop.best_step}"
-        _copy_best(session, loop.best_step, reason)
-        return loop.best_step, reason
-    good = session.good
-    if good is not None and loop.rollbacks and not good.updates:
-        step, reason = good.step, "the last good step, to which the run went back"
-    else:
-        step = loop.step
-        reason = "the last step, which is also the best" if loop.best_step == step else "the last step"
-    write_adapter(session, run.final, step, reason)
-    return step, reason
-
-
-def _write_what_was_learnt(session: Session) -> None:
-    """Write final/ after a run that diverged, unless it has learnt nothing yet."""
-    if session.run.best.is_dir() or (session.good is not None and session.good.step):
-        _write_final(session)
-
-
-def _copy_best(session: Session, step: int, reason: str) -> None:
-    with atomic_folder(session.run.final) as temporary:
-        shutil.copytree(session.run.best, temporary, dirs_exist_ok=True)
-        describe_adapter(session, temporary, step, reason)
-
-
-def _curve(run: RunFolder, step: int) -> dict[int, float]:
-    """Validation losses up to a step, from the log; of a step that was done twice, the last."""
-    events = (event for event in run.events("validation") if event["step"] <= step)
-    return {event["step"]: event["loss"] for event in events if event["loss"] is not None}

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from acestep.core.device import lacks_memory
 from acestep.settings import TrainSettings
 from acestep.training.data import Batch, Flow, Window, derived_generator
 from acestep.training.forward import FlowModel
@@ -32,18 +33,30 @@ class ValidationResult:
 class Validation:
     """Holds the fixed draws of a run's validation."""
 
-    def __init__(self, windows: list[Window], settings: TrainSettings, flow: Flow) -> None:
+    def __init__(
+        self, windows: list[Window], settings: TrainSettings, flow: Flow, pass_size: int | None = None
+    ) -> None:
         ranked = sorted(windows, key=lambda window: window.song.stored.id)
         self.windows = ranked[:MOST_WINDOWS]
         self.timesteps = validation_timesteps(
             settings.timestep_draw, flow.mu, flow.sigma, settings.validation_timesteps
         )
-        self.batch_size = settings.batch_size
+        self.batch_size = pass_size or settings.batch_size
 
     @torch.no_grad()
     def run(self, model: FlowModel) -> ValidationResult:
-        """Judge the model as it stands. It must be in evaluation mode; no random state is touched."""
-        losses = [self._window_losses(model, window) for window in self.windows]
+        """Judge the model as it stands. It must be in evaluation mode; no random state is touched.
+
+        Passes that do not fit into memory are halved for good, which changes no result.
+        """
+        losses: list[list[float]] = []
+        while len(losses) < len(self.windows):
+            try:
+                losses.append(self._window_losses(model, self.windows[len(losses)]))
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error) or self.batch_size == 1:
+                    raise
+                self.batch_size //= 2
         table = torch.tensor(losses, dtype=torch.float64)  # (windows, timesteps)
         return ValidationResult(
             loss=float(table.mean()),
@@ -63,6 +76,7 @@ class Validation:
                 t=torch.tensor(timesteps),
                 uniform=torch.ones(len(timesteps)),
                 conditions=[window.song.condition] * len(timesteps),
+                weights=torch.ones(len(timesteps)),
             )
             losses += model.item_losses(batch, condition_dropout=0.0).tolist()
         return losses

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from acestep.core.background import Background
+from acestep.core.background import Background, Work
 from acestep.core.errors import UserError
+from acestep.core.jobs import Job
 from acestep.core.paths import read_json, write_json
-from acestep.settings import GenerateSettings, PreprocessSettings, Settings, TrainSettings
+from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, Settings, TrainSettings
+from acestep.training.history import RunHistory
+from acestep.ui.loaded import Loaded
 from acestep.ui.roots import Roots
 
 if TYPE_CHECKING:
@@ -28,6 +32,16 @@ class Workspace(Settings):
     run: str = ""
     adapter: str = ""
     preset: str = ""
+    smoothing: float = Field(0.9, ge=0, lt=1)
+    logarithmic: bool = False
+    preview_step: int = 0
+    """Step whose previews are shown; 0 shows the newest."""
+    looked_at: str = ""
+    """The run shown in the Runs tab."""
+    compared: list[str] = Field(default_factory=list)
+    """Runs whose curves lie over those of the run looked at."""
+    runs_smoothing: float = Field(0.6, ge=0, lt=1)
+    runs_logarithmic: bool = False
     preprocess: PreprocessSettings = Field(default_factory=PreprocessSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
@@ -43,10 +57,14 @@ class App:
         self.checkpoints = self.project / "checkpoints"
         self.roots = Roots([self.project, Path.home(), *extra_roots])
         self.background = Background()
+        self.loaded = Loaded()
+        self.history = RunHistory()
         self.dataset: Dataset | None = None
         """The dataset in hand; the labels it holds are saved with every change."""
         self.notes: list[str] = []
         """What went wrong while the app started, for the page to show."""
+        self.public = False
+        """Whether others than the user of this computer can reach the app."""
         self.revision = 0
         """Grows with every change of the workspace, so that pages know when to look again."""
         self._memory = self.project / memory
@@ -61,6 +79,35 @@ class App:
             self.revision += 1
             write_json(self._memory, changed.model_dump(mode="json"))
             return changed
+
+    def start_work(
+        self,
+        kind: str,
+        title: str,
+        function: Callable[[Job], Any],
+        subject: Path | None = None,
+        keep_model: bool = False,
+    ) -> Work:
+        """Begin heavy work in the background; it gets the memory of the loaded model unless it keeps that.
+
+        Raises UserError while other work goes on.
+        """
+
+        def work(job: Job) -> Any:
+            if not keep_model:
+                self.loaded.unload()
+            return function(job)
+
+        return self.background.start(kind, title, work, subject)
+
+    def open_songs(self, path: Path, job: Job, settings: DatasetSettings | None = None) -> Dataset:
+        """Load the dataset in a file or of a folder of songs, take it in hand and remember where it is."""
+        from acestep.dataset.store import load_dataset
+
+        dataset = load_dataset(path, settings, job)
+        self.dataset = dataset
+        self.choose(songs=str(path))
+        return dataset
 
     def _remembered(self) -> Workspace:
         if not self._memory.exists():

@@ -24,10 +24,17 @@ def build_header(page: Page, title: str) -> None:
     with gr.Row(elem_id="work", equal_height=True):
         work = gr.HTML(elem_id="work-line", padding=False)
         stop = gr.Button("Stop", visible=False, scale=0, min_width=120, elem_id="stop-work")
-    wires.add(way=way, work=work, stop=stop)
+    notes = gr.Markdown(visible=False, elem_classes=["problem"])
+    wires.add(way=way, work=work, stop=stop, notes=notes)
+    page.watch(wires, "notes", lambda: len(app.notes), lambda: show_notes(app), ["notes"])
     page.watch(wires, "way", lambda: way_sign(app), lambda: {"way": way_html(stations(app))}, ["way"])
     page.watch(wires, "work", lambda: work_sign(app.background.current), lambda: show_work(app), ["work", "stop"])
     wires.on(stop.click, "stop_work", lambda: stop_work(app), outputs=["stop"])
+
+
+def show_notes(app: App) -> dict[str, Any]:
+    """What went wrong while the app started."""
+    return {"notes": gr.update(value="\n\n".join(app.notes), visible=bool(app.notes))}
 
 
 def way_sign(app: App) -> Hashable:
@@ -86,7 +93,10 @@ def work_html(work: Work) -> str:
 
 def stage_words(stage: Stage, now: float) -> str:
     """How far a stage is, such as "train: 120 of 500 steps, epoch 3, loss 0.8, 2 min left"."""
-    parts = [f"{stage.name}: {stage.done} of {stage.total} {stage.unit}".strip()]
+    counted = f"{stage.done} of {stage.total} {stage.unit}"
+    if stage.unit == "bytes":
+        counted = f"{stage.done / 1e9:.2f} of {stage.total / 1e9:.2f} GB"
+    parts = [f"{stage.name}: {counted}".strip()]
     parts += [stage.note] if stage.note else []
     remaining = stage.remaining_s(now)
     parts += [f"{duration_words(remaining)} left"] if remaining is not None and stage.ended is None else []

@@ -91,7 +91,7 @@ def start_encoding(app: App, controls: Controls, shown: dict[str, Any]) -> dict[
     def encode(job: Job) -> Any:
         return preprocess(dataset, checkpoint, folder, settings, job)
 
-    app.background.start("preprocess", f"Encoding {dataset.settings.name}", encode, folder)
+    app.start_work("preprocess", f"Encoding {dataset.settings.name}", encode, folder)
     return {"plan": "Encoding; the line above the tabs shows how far it is. You may close this page."}
 
 

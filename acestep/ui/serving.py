@@ -60,6 +60,7 @@ def is_loopback(host: str) -> bool:
 def open_server(blocks: gr.Blocks, app: App, options: ServeOptions) -> str:
     """Start the server in the background and return its address. Raises UserError when the port is taken."""
     user = credentials(options)
+    app.public = options.share or not is_loopback(options.host)
     blocks.queue(default_concurrency_limit=8)
     try:
         _, address, _ = blocks.launch(

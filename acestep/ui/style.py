@@ -94,14 +94,84 @@ figure.chart .other0 { color: #2563eb; } figure.chart .other1 { color: #c026d3; 
 figure.chart .other2 { color: #ca8a04; } figure.chart .other3 { color: #dc2626; }
 figure.chart.empty p { color: var(--body-text-color-subdued); padding: 2rem 0; text-align: center; }
 
+.folder button { align-self: end; }
+.meter { margin: 0 0 .7rem; }
+.meter b { display: block; font-weight: 600; font-size: .9rem; }
+.meter span, .meter p { font-size: .85rem; color: var(--body-text-color-subdued); }
+.meter .bar { height: .6rem; border-radius: 5px; background: var(--border-color-primary); overflow: hidden; }
+.meter .bar i { display: block; height: 100%; background: var(--primary-600); }
+.meter.filling .bar i { background: #d97706; }
+.meter.full .bar i { background: #dc2626; }
+ul.problems { list-style: none; margin: .3rem 0; padding: 0; font-size: .88rem; }
+ul.problems li { border-left: 3px solid #d97706; padding: .15rem .6rem; margin: .2rem 0; overflow-wrap: anywhere; }
+
+.runs { overflow: auto; max-height: 22rem; max-width: calc(100vw - 6rem); border-radius: 8px;
+  border: 1px solid var(--border-color-primary); }
+table.runs-table { border-collapse: collapse; width: 100%; font-size: .88rem; }
+table.runs-table th { position: sticky; top: 0; background: var(--background-fill-secondary); text-align: left;
+  font-weight: 600; padding: .4rem .7rem; white-space: nowrap; }
+table.runs-table td { padding: .35rem .7rem; border-top: 1px solid var(--border-color-primary); white-space: nowrap; }
+table.runs-table tr.chosen td { background: var(--primary-50); }
+.dark table.runs-table tr.chosen td { background: var(--primary-900); }
+table.runs-table .state { padding: .1rem .5rem; border-radius: 999px; border: 1px solid var(--border-color-primary); }
+table.runs-table .running { border-color: var(--primary-600); color: var(--primary-700); font-weight: 600; }
+.dark table.runs-table .running { color: var(--primary-300); }
+table.runs-table .interrupted, table.runs-table .failed { border-color: #d97706; }
+tr.changed th, tr.changed td { font-weight: 600; }
+tr.error td { color: #dc2626; } tr.warning td { color: #b45309; }
+.dark tr.error td { color: #fca5a5; } .dark tr.warning td { color: #fbbf24; }
+
+.gradio-container :is(table.facts, table.runs-table), .gradio-container :is(table.facts, table.runs-table) tr {
+  border: 0; }
+.gradio-container table.facts :is(th, td), .gradio-container table.runs-table :is(th, td) { border: 0; }
+.gradio-container table.runs-table td, .gradio-container table.runs-table th[scope=row] {
+  border-top: 1px solid var(--border-color-primary); }
 table.facts { border-collapse: collapse; width: 100%; font-size: .9rem; }
 table.facts th { text-align: left; font-weight: 600; padding: .2rem .8rem .2rem 0; white-space: nowrap;
   vertical-align: top; }
 table.facts td { padding: .2rem 0; overflow-wrap: anywhere; }
+.setup { align-items: flex-start; gap: 1.6rem; }
+.setup h3 { font-size: .95rem; font-weight: 650; margin: 0; }
+.groups { display: grid !important; grid-template-columns: repeat(3, 1fr); grid-auto-flow: dense; gap: 1.2rem 1rem; }
+.group { grid-column: span 3; gap: .2rem !important; align-self: start; }
+.group.wide1 { grid-column: span 1; } .group.wide2 { grid-column: span 2; }
+.settings > .form { display: grid !important; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr));
+  gap: 0; background: none; border: 0; }
+.settings .block { min-width: 0 !important; background: none; }
+.bar { align-items: flex-end; }
+.bar > .form { flex-grow: 4; }
+.bar button { white-space: nowrap; font-size: .95rem; }
+.prose table:is(.facts, .previews), .prose table:is(.facts, .previews) :is(tr, th, td) { border: 0; }
+#train-asked:not(:has(p)) { display: none; }
+.beside { position: sticky; top: 5.5rem; padding: .8rem 1rem; border: 1px solid var(--border-color-primary);
+  border-radius: 8px; background: var(--background-fill-primary); }
+.beside h3 { margin-top: 0; }
+.quiet { color: var(--body-text-color-subdued); margin: .2rem 0; overflow-wrap: anywhere; }
+dl.status { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: .5rem 0; }
+dl.status dt { font-size: .78rem; color: var(--body-text-color-subdued); }
+dl.status dd { margin: 0; font-weight: 600; font-variant-numeric: tabular-nums; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 0 1.4rem; }
+.pair figure.chart text { font-size: 14px; }
+table.previews { display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }
+table.previews caption { white-space: nowrap; text-align: left; color: var(--body-text-color-subdued); }
+table.previews th { text-align: left; font-weight: 600; padding: .3rem .8rem .3rem 0; max-width: 22rem; }
+table.previews th span { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
+table.previews td { padding: .3rem .8rem .3rem 0; }
+table.previews audio { width: 16rem; height: 2.4rem; }
+
 .log textarea { font-family: var(--font-mono); font-size: .82rem; }
 :focus-visible { outline: 2px solid var(--primary-600); outline-offset: 2px; }
 
+@media (max-width: 900px) {
+  .groups { grid-template-columns: 1fr; }
+  .groups > .group { grid-column: span 1; }
+  .beside { position: static; }
+  table.previews :is(tbody, tr, th, td) { display: block; }
+  table.previews thead { display: none; }
+  table.previews td::before { content: attr(data-label); display: block; }
+}
 @media (max-width: 640px) {
+  figure.chart text { font-size: 18px !important; }
   ol.way li { flex-basis: 40%; }
   .gradio-container { padding: .4rem !important; }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from acestep.core.errors import Stopped, UserError
-from acestep.core.jobs import Job, Stage, heavy_job, state_folder
+from acestep.core.jobs import Job, Stage, as_part_of_this_job, heavy_job, state_folder
 
 
 class Clock:
@@ -121,6 +122,18 @@ def test_state_folder_can_be_moved(state: Path) -> None:
 def test_a_second_process_is_told_who_holds_the_machine(holder: subprocess.Popen[bytes]) -> None:
     with pytest.raises(UserError, match=rf'"train my_style", process {holder.pid}, for 0 min'), heavy_job("second"):
         raise AssertionError("two heavy jobs at once")
+
+
+def test_a_program_started_by_a_job_is_a_part_of_it(state: Path) -> None:
+    def run(environment: dict[str, str]) -> int:
+        command = [sys.executable, "-c", HOLDER]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment).returncode
+
+    part = as_part_of_this_job()
+    with heavy_job("train"):
+        assert run(part) == 0
+        assert run(dict(os.environ)) == 1
+    assert run(part) == 0  # and holds the machine itself where nobody does
 
 
 def test_the_machine_is_free_after_a_job_ends(holder: subprocess.Popen[bytes]) -> None:

@@ -61,6 +61,7 @@ LABELS = st.fixed_dictionaries(
         "custom_tag": TEXT,
         "prompt_override": st.sampled_from([None, "caption", "genre"]),
         "repeat": st.integers(1, 9),
+        "regularization": st.booleans(),
     },
 )
 JSON = st.recursive(

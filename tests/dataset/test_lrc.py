@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.dataset.lrc import TimedLine, is_timed, plain_lyrics, timed_lines
+from acestep.dataset.lrc import TimedLine, is_timed, lyrics_between, plain_lyrics, timed_lines
 
 SONG = """\ufeff[ti:Title]
 [ar: Somebody]
@@ -134,3 +134,25 @@ def test_written_lines_are_read_back(lines: list[tuple[int, str]]) -> None:
 def test_a_hostile_line_takes_no_time() -> None:
     assert plain_lyrics("<0:" * 20_000 + "<0:1>" + "1>" * 20_000)
     assert plain_lyrics("[0:1]" * 50_000) == ""
+
+
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "lyrics"),
+    [
+        (0.0, 60.0, "[Verse]\none\ntwo\n\n[Chorus]\nthree"),
+        (2.0, 3.0, "[Verse]\ntwo"),  # the part that goes on is named again
+        (3.5, 9.0, "[Chorus]"),  # nobody sings
+        (3.0, 9.0, "[Chorus]\nthree"),  # its own tag, and not that of the part before
+        (1.0, 2.0, "[Verse]\none"),
+    ],
+)
+def test_lyrics_of_a_window(start_s: float, end_s: float, lyrics: str) -> None:
+    text = "[Verse]\n[00:01.00]one\n[00:02.00]two\n\n[Chorus]\n[00:03.00]three"
+    assert lyrics_between(text, start_s, end_s) == lyrics
+
+
+def test_windows_side_by_side_hold_every_line_once() -> None:
+    text = "\n".join(f"[00:{second:02}.00]line {second}" for second in range(60))
+    windows = [lyrics_between(text, 7.5 * number, 7.5 * (number + 1)).splitlines() for number in range(8)]
+    assert [line for window in windows for line in window] == [f"line {second}" for second in range(60)]
+    assert lyrics_between("no times at all", 0, 60) == ""

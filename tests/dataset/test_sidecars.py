@@ -322,6 +322,7 @@ JSON = st.recursive(
                 "lang",
                 "instrumental",
                 "repeat",
+                "regularization",
                 "prompt_override",
                 "trigger",
                 "genre",

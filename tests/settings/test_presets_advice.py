@@ -68,6 +68,14 @@ def test_advice_says_what_it_counts() -> None:
     assert any("do not fill a step" in line for line in advise(2, 0, TrainSettings()).lines)
 
 
+def test_advice_counts_tiles_and_whole_songs() -> None:
+    tiled = advise(10, 30, TrainSettings(epochs=100, window="tiled"))  # three windows of 60 s in each song
+    assert (tiled.steps_per_epoch, tiled.steps) == (8, 800)  # 30 windows by four
+    assert "3 windows of each" in tiled.lines[0]
+    whole = advise(10, 30, TrainSettings(epochs=100, window="whole"))
+    assert whole.steps_per_epoch == 3 and "Windows are 180 s" in " ".join(whole.lines)
+
+
 ALL = {
     "dataset": DatasetSettings(name="voice", trigger_word="zydeco"),
     "preprocess": PreprocessSettings(normalize="lufs"),

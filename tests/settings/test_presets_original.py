@@ -133,7 +133,7 @@ def test_a_preset_becomes_settings() -> None:
     settings = TrainSettings.parse(found.values, "x")
     assert (settings.rank, settings.alpha, settings.dropout, settings.epochs) == (128, 256, 0.05, 100)
     assert (settings.gradient_accumulation, settings.save_every_epochs, settings.warmup_steps) == (4, 250, 200)
-    assert settings.condition_dropout == 0.15 and settings.gradient_checkpointing is True
+    assert settings.condition_dropout == 0.15 and settings.gradient_checkpointing == 1
     assert "the run has 100" in found.ignored["auto_save_best_after"]
     assert "never loads" in found.ignored["encoder_offloading"]
     for foreign, ours in (("loss_weighting", "loss_weighting"), ("early_stop_patience", "patience")):

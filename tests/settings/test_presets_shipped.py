@@ -60,7 +60,7 @@ def test_tiers_differ_by_adapter_as_the_original_has_it() -> None:
         values = preset_values(name)
         assert values["adapter"] == name.rpartition("_")[2]
         assert ("rank" in values) is (values["adapter"] == "lora")
-        assert values["gradient_checkpointing"] is (name.split("_")[1] in ("8gb", "12gb"))
+        assert values["gradient_checkpointing"] == (name.split("_")[1] in ("8gb", "12gb"))
 
 
 def test_optimizers_and_weighting_are_those_of_the_original() -> None:

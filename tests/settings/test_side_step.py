@@ -147,7 +147,7 @@ def test_its_built_in_presets_become_the_same_run(name: str) -> None:
 def test_missing_keys_take_its_defaults() -> None:
     found = from_side_step({"rank": 8}).values
     assert (found["rank"], found["train_mlp"], found["epochs"], found["learning_rate"]) == (8, True, 1000, 3e-4)
-    assert found["max_latent_length"] == 0 and found["gradient_checkpointing"] is True
+    assert found["max_latent_length"] == 0 and found["gradient_checkpointing"] == 1
 
 
 @pytest.mark.parametrize(
@@ -231,6 +231,7 @@ def test_what_means_the_same_here_is_not_reported_and_the_rest_is() -> None:
         target_modules_str="q_proj v_proj to_k",
         made_up=1,
     )
+    assert found.values["gradient_checkpointing"] == 0.5
     expected = {"bias", "target_loss", "adaptive_timestep_ratio", "warmup_start_factor", "made_up", "shift"}
     assert expected | {"num_inference_steps", "offload_encoder"} <= set(found.ignored)
     assert {key for key in found.ignored if "target_modules" in key} == {"target_modules_str"}

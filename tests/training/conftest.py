@@ -35,11 +35,22 @@ def key_of(*parts: object) -> str:
 @pytest.fixture
 def make_store(tmp_path: Path, checkpoint: Checkpoint) -> MakeStore:
     """Writes a tensor folder of songs with the given shapes. All share a style that an adapter can learn."""
+    return store_maker(tmp_path, checkpoint)
+
+
+@pytest.fixture(scope="session")
+def eight_songs(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> TensorStore:
+    """A tensor folder for all tests that do not change it."""
+    return store_maker(tmp_path_factory.mktemp("eight songs"), checkpoint)()
+
+
+def store_maker(base: Path, checkpoint: Checkpoint) -> MakeStore:
+    """The function behind `make_store`; its folders lie in `base`."""
 
     def make(shapes: Sequence[Shape] = EIGHT_SONGS, name: str = "tensors", **changes: object) -> TensorStore:
         from acestep.model.identity import condition_fingerprint, vae_fingerprint
 
-        folder = tmp_path / name
+        folder = base / name
         width, condition_width = (
             checkpoint.config.latent_width,
             checkpoint.config.condition_encoder_kwargs()["hidden_size"],
@@ -88,6 +99,7 @@ def make_store(tmp_path: Path, checkpoint: Checkpoint) -> MakeStore:
                     variants={name: int(name.endswith("none")) for name in variant_names()},
                     prompts=["with tag", "without"],
                     lyric_prompt="",
+                    regularization=shape.regularization,
                 )
             )
         write_index(folder, StoreInfo(**{**facts, **changes}), songs)

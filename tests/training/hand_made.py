@@ -19,6 +19,7 @@ class Shape:
     head: int = 6
     text: int = 20
     repeat: int = 1
+    regularization: bool = False
 
 
 EIGHT_SONGS = tuple(Shape(frames=150 + 10 * (i % 3), head=4 + i % 3, text=18 + i % 4) for i in range(8))

@@ -68,7 +68,7 @@ def test_what_does_not_fit_needs_a_yes(
         return 1 << 20
 
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(short_run().model_dump(mode="json")))
+    config.write_text(json.dumps(short_run(on_out_of_memory="stop").model_dump(mode="json")))
     paths = ["--model", str(checkpoint.dit), "--tensors", str(make_store().folder), "--config", str(config)]
     command = ["train", *paths, "--out", str(tmp_path / "run")]
     monkeypatch.setattr(forecasting, "available_memory", small)

@@ -42,7 +42,7 @@ def test_batches_hold_windows_of_one_length(make_store: MakeStore) -> None:
     order = EpochOrder(load_data(store, settings), settings)
     batches = [batch for step in order.steps(0) for batch in step]
     for batch in batches:
-        assert len({order.data.window_length(sample.song) for sample in batch}) == 1
+        assert len({sample.piece.length for sample in batch}) == 1
     assert sorted(len(batch) for batch in batches) == [1, 2, 2]
     assert [len(step) for step in order.steps(0)] == [2, 1]  # what is left over makes a step of its own
 
@@ -98,7 +98,7 @@ def test_too_short_songs_leave_no_validation_and_say_so(make_store: MakeStore) -
 
 
 def test_one_song_cannot_be_split(make_store: MakeStore) -> None:
-    with pytest.raises(UserError, match="One song cannot be split"):
+    with pytest.raises(UserError, match="One song to learn cannot be split"):
         load_data(make_store([Shape(90)]), short_run())
 
 

@@ -158,13 +158,14 @@ def test_remedies_begin_with_the_largest_part() -> None:
     named = remedies(MEMORY, settings, "cuda")
     assert [words.split()[0] for words in named] == [
         *("--gradient-checkpointing", "--batch-size", "--max-latent-length"),
-        *("--optimizer", "--rank"),
+        *("--base-weights", "--optimizer", "--rank"),
     ]
     assert "--batch-size 1 --gradient-accumulation 8" in named
     heavy = Memory(peak=90, available=100, model=20, adapter=30, optimizer=30)
     assert remedies(heavy, settings, "cuda")[0] == "--optimizer adamw8bit"
-    small = settings.changed(gradient_checkpointing=True, batch_size=1, max_latent_length=400, optimizer="adamw8bit")
-    assert remedies(MEMORY, small, "cuda") == ("--rank 32",)
+    small = settings.changed(gradient_checkpointing=1, batch_size=1, max_latent_length=400, optimizer="adamw8bit")
+    assert remedies(MEMORY, small, "cuda") == ("--base-weights int8", "--rank 32")
+    assert remedies(MEMORY, small.changed(base_weights="int8"), "mps") == ("--rank 32",)
 
 
 def test_the_peak_of_this_program_is_seen() -> None:

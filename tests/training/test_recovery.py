@@ -141,7 +141,7 @@ def test_memory_that_runs_out_is_a_sentence(
     def too_much(*_: object) -> None:
         raise torch.OutOfMemoryError("on purpose")
 
-    monkeypatch.setattr(FlowModel, "item_losses", too_much)
+    monkeypatch.setattr(FlowModel, "__init__", too_much)
     with pytest.raises(UserError, match=r"memory ran out at step 0.*--gradient-checkpointing"):
         train(checkpoint, make_store(), tmp_path / "run", short_run(validation="none"), Job())
 
@@ -176,9 +176,11 @@ OTHER_VALUES = {
     "device": "cpu",
     "early_stop_patience": 7,
     "epochs": 9,
+    "gradient_checkpointing": 1.0,
     "keep_last": 1,
     "log_every": 1,
     "max_steps": 5,
+    "on_out_of_memory": "stop",
     "save_every_epochs": 1,
     "save_every_steps": 1,
     "tensorboard": True,

@@ -70,7 +70,9 @@ def test_scores_are_those_of_plain_autograd(checkpoint: Checkpoint, make_store: 
     weights = [measured.transformer.get_submodule(module_to_diffusers(name)).weight for name in names]
     rows = []
     for place, index in enumerate(order):
-        batch = draw_batch([Sample(measured.data.songs[index], place)], 0, measured.data, measured.settings, FLOW)
+        song = measured.data.songs[index]
+        (piece,) = measured.data.pieces(song)
+        batch = draw_batch([Sample(song, piece, place)], 0, measured.data, measured.settings, FLOW)
         for weight in weights:
             weight.requires_grad_(True)
         loss = measured.model.item_losses(batch, measured.settings.condition_dropout).sum()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pages import free_port
 from playwright.sync_api import Browser, Page, sync_playwright
+from train_page import write_tensors
 
 from acestep.ui.app import App
 from acestep.ui.serving import ServeOptions, open_server
@@ -52,3 +53,11 @@ def open_page(browser: Browser) -> Iterator[Callable[[App], Page]]:
     for end in ends:
         end()
     assert not errors, errors
+
+
+@pytest.fixture(scope="session")
+def demo_tensors(demo_checkpoint: Path, demo_songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's songs as tensors. Tests must not write into them."""
+    folder = tmp_path_factory.mktemp("demo") / "tensors"
+    write_tensors(demo_checkpoint, demo_songs, folder)
+    return folder
