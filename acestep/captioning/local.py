@@ -79,14 +79,17 @@ def models_root() -> Path:
 
 
 def _in_hub_cache(repo: str, revision: str) -> Path | None:
+    """The snapshot of a model that another program fetched, if it has weights and a tokenizer."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repo, "config.json", revision=revision or None)
     if not isinstance(found, str):
         return None
-    with contextlib.suppress(UserError):  # a snapshot without its weights is fetched anew
-        weight_files(Path(found).parent, WEIGHTS_STEM)
-        return Path(found).parent
+    folder = Path(found).parent
+    with contextlib.suppress(UserError):  # a snapshot without whole weights is fetched anew
+        weight_files(folder, WEIGHTS_STEM)
+        if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
+            return folder
     return None
 
 
