@@ -142,8 +142,9 @@ def label_dataset(
 def plan_steps(songs: Sequence[Song], settings: CaptionSettings) -> list[Step]:
     """Which backends will be asked for what about which songs. Raises UserError for a backend that cannot do it."""
     asked: dict[str, set[Field]] = {}
+    named = {"metadata_by": settings.metadata_by, "caption_by": settings.caption_by, "lyrics_by": settings.lyrics_by}
     for role, fields in ROLES.items():
-        name: str = getattr(settings, role)
+        name = named[role]
         if not name or (role == "lyrics_by" and settings.instrumental == "yes"):
             continue
         can = backend(name).facts.gives.intersection(fields)
@@ -236,7 +237,7 @@ class _Batch:
         self.job.check_stop()
         with (
             step.backend.open(self.settings, self.keys, self.job) as opened,
-            self.job.stage(f"label with {facts.title}", len(todo), "songs") as stage,
+            self.job.stage(f"label with {facts.name}", len(todo), "songs") as stage,
         ):
             walk = self._parallel if facts.parallel else self._one_by_one
             with closing(walk(opened, todo, facts.hears)) as answers:
