@@ -9,6 +9,10 @@ from acestep.core.errors import UserError, did_you_mean
 
 BACKENDS: dict[str, str] = {
     "analysis": "acestep.captioning.analysis:make",
+    "ace-captioner": "acestep.captioning.omni:captioner",
+    "ace-transcriber": "acestep.captioning.omni:transcriber",
+    "whisper": "acestep.captioning.whisper_local:whisper",
+    "music-flamingo": "acestep.captioning.flamingo:music_flamingo",
     "openai-whisper": "acestep.captioning.openai_whisper:backend",
     "elevenlabs-scribe": "acestep.captioning.elevenlabs_scribe:backend",
     "gemini": "acestep.captioning.gemini:backend",
