@@ -14,6 +14,9 @@ MAIN_REPOSITORY = "ACE-Step/Ace-Step1.5"
 VAE_FOLDER = "vae"
 TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
 
+SHARED_BYTES = {VAE_FOLDER: 337_000_000, TEXT_ENCODER_FOLDER: 1_200_000_000}
+"""About what the shared folders take on disk."""
+
 _BYTES_2B = 4_790_000_000  # 2.39 billion parameters in bf16
 _BYTES_XL = 19_950_000_000  # 4.99 billion parameters, published in fp32
 
