@@ -14,6 +14,8 @@ from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import read_json, write_json
 from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, Settings, TrainSettings
+from acestep.settings.export import ExportSettings
+from acestep.settings.generate import SweepSettings
 from acestep.training.history import RunHistory
 from acestep.ui.loaded import Loaded
 from acestep.ui.roots import Roots
@@ -31,6 +33,8 @@ class Workspace(Settings):
     tensors: str = ""
     run: str = ""
     adapter: str = ""
+    """The adapter to hear or export, and the run that was open when it was chosen: opening another one chooses anew."""
+    adapter_beside: str = ""
     preset: str = ""
     smoothing: float = Field(0.9, ge=0, lt=1)
     logarithmic: bool = False
@@ -45,6 +49,8 @@ class Workspace(Settings):
     preprocess: PreprocessSettings = Field(default_factory=PreprocessSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
+    sweep: SweepSettings = Field(default_factory=lambda: SweepSettings(strength=[0.0, 0.5, 1.0]))
+    export: ExportSettings = Field(default_factory=ExportSettings)
 
 
 class App:

@@ -159,6 +159,14 @@ table.previews th span { display: block; font-weight: 400; color: var(--body-tex
 table.previews td { padding: .3rem .8rem .3rem 0; }
 table.previews audio { width: 16rem; height: 2.4rem; }
 
+section.play { border-top: 1px solid var(--border-color-primary); padding: .6rem 0; }
+section.play h4 { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
+section.play pre { white-space: pre-wrap; font-size: .82rem; margin: .3rem 0; }
+.takes { display: flex; flex-wrap: wrap; gap: .6rem; margin: .4rem 0; }
+figure.take { margin: 0; flex: 0 1 19rem; min-width: min(15rem, 100%); padding: .5rem .7rem; border-radius: 8px;
+  border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); }
+figure.take audio { width: 100%; height: 2.4rem; margin: .3rem 0; }
+
 .log textarea { font-family: var(--font-mono); font-size: .82rem; }
 :focus-visible { outline: 2px solid var(--primary-600); outline-offset: 2px; }
 
