@@ -17,6 +17,7 @@ from acestep.ui.adapter_field import adapter_field, adapter_info, choice_sign, c
 from acestep.ui.app import App
 from acestep.ui.controls import Controls
 from acestep.ui.export_views import card_markdown, export_html, findings_html, merge_html, publish_html
+from acestep.ui.machine import size_words
 from acestep.ui.page import Page
 from acestep.ui.wiring import Wires
 
@@ -27,16 +28,16 @@ def build_export(page: Page) -> None:
     """Draw the tab and wire it."""
     with page.tab("export", "Export") as wires:
         adapter_field(page, wires)
-        with gr.Tabs():
-            with gr.Tab("For a program"):
+        with gr.Tabs(elem_id="export-parts"):
+            with gr.Tab("Write"):
                 _build_format(page, wires)
-            with gr.Tab("Merge into a model"):
+            with gr.Tab("Merge"):
                 _build_merge(page, wires)
             with gr.Tab("Check"):
                 _build_check(page, wires)
             with gr.Tab("Card"):
-                wires.add(card=gr.Markdown(elem_id="export-card", sanitize_html=True))
-                page.watch(wires, "card", lambda: choice_sign(page.app), lambda: show_card(page.app), ["card"])
+                wires.add(card_text=gr.Markdown(elem_id="export-card", sanitize_html=True))
+                page.watch(wires, "card", lambda: choice_sign(page.app), lambda: show_card(page.app), ["card_text"])
             with gr.Tab("Publish"):
                 _build_publish(page, wires)
 
@@ -46,7 +47,7 @@ def _build_format(page: Page, wires: Wires) -> None:
     controls = Controls(ExportSettings)
     with gr.Row(elem_classes=["settings"]):
         controls.draw(["to", "dtype"], app.workspace.export.model_dump())
-        target = gr.Textbox(label="Write to", info=BELOW, elem_id="export-target")
+        target = gr.Textbox(label="Write to", info=BELOW, max_lines=1, elem_id="export-target")
     with gr.Accordion("More settings", open=False), gr.Row(elem_classes=["settings"]):
         controls.draw(["dora", "refit_rank", "card"], app.workspace.export.model_dump())
     wires.add_controls(controls)
@@ -66,9 +67,13 @@ def _build_format(page: Page, wires: Wires) -> None:
         wires,
         "proposal",
         lambda: (chosen_adapter(app), app.workspace.export.to),
-        lambda: {"target": gr.update(placeholder=proposal(app, app.workspace.export.to))},
-        ["target"],
+        lambda: {
+            "target": gr.update(placeholder=proposal(app, app.workspace.export.to)),
+            "merge_target": gr.update(placeholder=proposal(app, "merged")),
+        },
+        ["target", "merge_target"],
     )
+    wires.on(controls.components["to"].input, "to", lambda to: choose_format(app, to), ["to"])  # type: ignore[attr-defined]
     _result(page, wires, "export", lambda result: export_html(app, *result))
 
 
@@ -77,7 +82,7 @@ def _build_merge(page: Page, wires: Wires) -> None:
     gr.Markdown("A whole model with the adapter added to its weights, for programs that load no adapters.")
     with gr.Row(elem_classes=["settings"]):
         strength = gr.Number(1.0, label="Strength", info="1 is as trained.", elem_id="merge-strength")
-        target = gr.Textbox(label="Write the model to", info=BELOW, elem_id="merge-target")
+        target = gr.Textbox(label="Write the model to", info=BELOW, max_lines=1, elem_id="merge-target")
     with gr.Row():
         plan = gr.Button("How large would it be?", scale=0, min_width=220)
         merge = gr.Button("Merge", variant="primary", scale=0, min_width=180, elem_id="merge-start")
@@ -194,6 +199,12 @@ def target_path(app: App, typed: str, proposed: str, label: str) -> Path:
     return app.roots.resolve(text if text.startswith("~") else exports_folder(app) / text, label)
 
 
+def choose_format(app: App, to: str) -> dict[str, Any]:
+    """Remember the format, so that the proposal names it."""
+    app.choose(export=app.workspace.export.changed(to=to))
+    return {}
+
+
 def start_export(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, Any]:
     """Write the chosen adapter in the background; asks first where something is there already.
 
@@ -253,7 +264,7 @@ def plan_merge(app: App, typed: str) -> dict[str, Any]:
     adapter_info(app)
     out, size = _merge_target(app, typed), merged_bytes(_chosen_model(app))
     require_room(out, size)
-    return {"merge_plan": gr.update(value=f"{size / 1e9:.2f} GB in {out}; the disk has room.", visible=True)}
+    return {"merge_plan": gr.update(value=f"{size_words(size)} in {out}; the disk has room.", visible=True)}
 
 
 def start_merge(app: App, strength: float | None, typed: str) -> dict[str, Any]:
@@ -308,11 +319,11 @@ def start_check(app: App, typed: str, outputs: bool) -> dict[str, Any]:
 def show_card(app: App) -> dict[str, Any]:
     """The card beside the adapter, or the one that an export of it would get."""
     if chosen_adapter(app) is None:
-        return {"card": "No adapter is chosen."}
+        return {"card_text": "No adapter is chosen."}
     path = adapter_info(app).path
     beside = (path if path.is_dir() else path.parent) / CARD_FILE
     text = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else ""
-    return {"card": card_markdown(text or card_text(path, facts_of_adapter(path)))}
+    return {"card_text": card_markdown(text or card_text(path, facts_of_adapter(path)))}
 
 
 def show_push(app: App, hub_folder: str, repository: str, private: bool) -> dict[str, Any]:

@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING
 
 from acestep.ui.app import App
 from acestep.ui.downloads import download_link
+from acestep.ui.machine import size_words
 
 if TYPE_CHECKING:
     from acestep.adapters.exports.checking import FileCheck, Findings
     from acestep.adapters.exports.formats import ExportReport
     from acestep.adapters.exports.merging import MergeReport
 
+_IN_WORDS = {
+    "Name the adapter it was made from with --original.": "Choose the adapter it was made from.",
+    "Name it with --model.": "Compare the model's output too.",
+    "Name its model with --model.": "Choose its model in Service.",
+    " with --to ": " as ",
+    "with --dora refit": "with DoRA set to refit",
+    "--dora refit": "DoRA set to refit",
+    "A higher --refit-rank": "A higher refit rank",
+    "acestep merge": "Merge",
+}
 _HEADER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 
@@ -22,7 +33,7 @@ def export_html(app: App, report: ExportReport, card: Path | None) -> str:
     """What was written, where, and a link to take it along."""
     facts = f"{report.modules} modules, {report.tensors} tensors, {report.size_bytes / 1e6:.1f} MB."
     same = "" if report.new else " It was there already and is the same; nothing was written."
-    notes = "".join(f"<p>{escape(note)}</p>" for note in report.notes)
+    notes = "".join(f"<p>{escape(_without_options(note))}</p>" for note in report.notes)
     links = "".join(download_link(app, path) for path in (report.path, card) if path and path.exists())
     return f'<div role="status"><p><b>{escape(report.path.name)}</b>: {facts}{same}</p>{notes}{links}</div>'
 
@@ -30,7 +41,7 @@ def export_html(app: App, report: ExportReport, card: Path | None) -> str:
 def merge_html(result: tuple[MergeReport, tuple[str, ...]]) -> str:
     """The merged model in words."""
     report, warnings = result
-    size = f"{report.modules} weights changed, {report.files} file(s), {report.size_bytes / 1e9:.2f} GB."
+    size = f"{report.modules} weights changed, {report.files} file(s), {size_words(report.size_bytes)}."
     notes = "".join(f"<p>{escape(note)}</p>" for note in (*warnings, *report.notes))
     return f'<div role="status"><p><b>{escape(str(report.path))}</b>: {size}</p>{notes}</div>'
 
@@ -43,7 +54,7 @@ def findings_html(found: Findings) -> str:
     )
     rows = "".join(_check_row(check) for check in found.checks)
     rows += "".join(
-        f'<tr><td><b>{escape(name)}</b></td><td colspan="6">not written: {escape(why)}</td></tr>'
+        f'<tr><td><b>{escape(name)}</b></td><td colspan="6">not written: {escape(_without_options(why))}</td></tr>'
         for name, why in found.not_written.items()
     )
     lines = [(check.program, line.strip()) for check in found.checks for line in check.lines[1:]]
@@ -75,8 +86,10 @@ def _check_row(check: FileCheck) -> str:
 
 
 def _without_options(text: str) -> str:
-    """A hint of the command line in the words of the page."""
-    return text.replace(" with --original", "").replace(" with --model", "; compare the model's output too")
+    """A sentence of the command line in the words of the page."""
+    for option, words in _IN_WORDS.items():
+        text = text.replace(option, words)
+    return text
 
 
 def publish_html(address: str) -> str:

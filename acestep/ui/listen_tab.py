@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from acestep.generate import Generated
 
 LABELS = ("caption", "lyrics", "language", "bpm", "keyscale", "timesignature")
-METAS = ("bpm", "keyscale", "timesignature", "language")
+METAS = ("duration_s", "seed", "bpm", "keyscale", "timesignature", "language")
 MOST_SONG_SECONDS = 60.0
 """How much of a song's length its labels ask for; more would take long to play."""
 
@@ -40,15 +40,14 @@ def build_listen(page: Page) -> None:
             with gr.Column(scale=3, min_width=320):
                 gr.Markdown("### What to play")
                 _build_prompt(app, prompt)
+                wires.add_controls(prompt)
+                _build_helpers(page, wires)
             with gr.Column(scale=2, min_width=320):
                 gr.Markdown("### With which adapter")
                 adapter_field(page, wires)
                 with gr.Row(elem_classes=["settings"]):
                     sweep.draw(["strength", "takes"], app.workspace.sweep.model_dump())
-                    prompt.draw(["duration_s", "seed"], app.workspace.generate.model_dump())
-        wires.add_controls(prompt)
-        wires.add_controls(sweep)
-        _build_helpers(page, wires)
+                wires.add_controls(sweep)
         with gr.Row():
             play = gr.Button("Play", variant="primary", elem_id="listen-play", scale=0, min_width=180)
         gr.Markdown("### Played, newest first")
@@ -58,6 +57,8 @@ def build_listen(page: Page) -> None:
         settings = [*prompt.knobs, *sweep.knobs]
         wires.on(play.click, "play", lambda **shown: start_playing(app, prompt, sweep, shown), settings, ["said"])
         _remember_typing(app, wires, prompt, sweep)
+        # what was remembered is shown when a page is opened, and never written over what is typed in it
+        page.watch(wires, "form", lambda: "opened", lambda: show_form(app, prompt, sweep), settings)
         page.watch(wires, "played", lambda: history_sign(app), lambda: {"played": history_html(app)}, ["played"])
 
 
@@ -79,9 +80,7 @@ def _build_helpers(page: Page, wires: Wires) -> None:
     wires.add(song=song)
     filled = [*LABELS, "duration_s"]
     wires.on(use.click, "use_labels", lambda song: use_labels(app, song), ["song"], filled)
-    wires.on(
-        trigger.click, "insert_trigger", lambda caption: insert_trigger(app, caption), ["caption"], ["caption", "said"]
-    )
+    wires.on(trigger.click, "insert_trigger", lambda caption: insert_trigger(app, caption), ["caption"], ["caption"])
     page.watch(wires, "songs", lambda: songs_sign(app), lambda: show_songs(app), ["song"])
 
 
@@ -91,6 +90,11 @@ def _remember_typing(app: App, wires: Wires, prompt: Controls, sweep: Controls) 
     events = [getattr(part, "blur", None) or part.input for part in page_fields.values()]  # type: ignore[attr-defined]
     names = list(page_fields)
     wires.on(events, "remember", lambda **shown: remember(app, prompt, sweep, shown), names)
+
+
+def show_form(app: App, prompt: Controls, sweep: Controls) -> dict[str, Any]:
+    """The request as it was remembered."""
+    return prompt.updates(app.workspace.generate.model_dump()) | sweep.updates(app.workspace.sweep.model_dump())
 
 
 # the prompt -------------------------------------------------------------------------------------------------------

@@ -73,6 +73,7 @@ p.next { margin: .1rem 0 .3rem; color: var(--body-text-color-subdued); }
 .dark .problem { background: #450a0a; color: #fecaca; }
 .problem * { color: inherit !important; border: 0; background: none; padding: 0; }
 .good { border-left: 4px solid var(--primary-500); padding: .4rem .9rem !important; overflow-wrap: anywhere; }
+.good .good { border: 0; padding: 0 !important; }
 .wrong input, .wrong textarea { border-color: #dc2626 !important; }
 .wrong span[data-testid="block-info"] + div, .wrong .info { color: #dc2626 !important; }
 
@@ -159,6 +160,7 @@ table.previews th span { display: block; font-weight: 400; color: var(--body-tex
 table.previews td { padding: .3rem .8rem .3rem 0; }
 table.previews audio { width: 16rem; height: 2.4rem; }
 
+#export-parts .tab-container { flex-wrap: wrap; height: auto; overflow: visible; }
 section.play { border-top: 1px solid var(--border-color-primary); padding: .6rem 0; }
 section.play h4 { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
 section.play pre { white-space: pre-wrap; font-size: .82rem; margin: .3rem 0; }
