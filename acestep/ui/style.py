@@ -45,6 +45,7 @@ def theme() -> gr.themes.Base:
 
 CSS = """
 .gradio-container { max-width: 1360px !important; margin: 0 auto !important; }
+.gradio-container > .main > .wrap, .gradio-container main.contain { width: 100%; }
 h1 { font-size: 1.35rem; font-weight: 650; margin: .4rem 0 .2rem; }
 
 ol.way { display: flex; gap: .4rem; list-style: none; margin: .3rem 0; padding: 0; flex-wrap: wrap; }
@@ -160,7 +161,9 @@ table.previews th span { display: block; font-weight: 400; color: var(--body-tex
 table.previews td { padding: .3rem .8rem .3rem 0; }
 table.previews audio { width: 16rem; height: 2.4rem; }
 
-#export-parts .tab-container { flex-wrap: wrap; height: auto; overflow: visible; }
+#export-parts .tab-container { flex-wrap: wrap; height: auto; overflow: visible; padding-bottom: .3rem; }
+a.download { display: inline-block; padding: .35rem .9rem; border-radius: 8px; text-decoration: none;
+  border: 1px solid var(--primary-600); }
 section.play { border-top: 1px solid var(--border-color-primary); padding: .6rem 0; }
 section.play h4 { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
 section.play pre { white-space: pre-wrap; font-size: .82rem; margin: .3rem 0; }
