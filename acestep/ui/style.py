@@ -44,8 +44,7 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
-.gradio-container { max-width: 1360px !important; margin: 0 auto !important; }
-.gradio-container > .main > .wrap, .gradio-container main.contain { width: 100%; }
+.gradio-container { width: 100%; max-width: 1360px !important; margin: 0 auto !important; }
 h1 { font-size: 1.35rem; font-weight: 650; margin: .4rem 0 .2rem; }
 
 ol.way { display: flex; gap: .4rem; list-style: none; margin: .3rem 0; padding: 0; flex-wrap: wrap; }
