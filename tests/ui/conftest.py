@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pages import free_port
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from train_page import write_tensors
 
 from acestep.ui.app import App
@@ -15,6 +15,7 @@ from acestep.ui.serving import ServeOptions, open_server
 from lora_training_ui import build
 
 CHROMIUM = "/usr/bin/chromium"
+expect.set_options(timeout=60_000)  # a machine may be busy with other tests
 
 
 @pytest.fixture
