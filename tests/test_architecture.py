@@ -25,6 +25,7 @@ LIGHT_ROOMS = {
     "settings": ["base", "guide", "presets"],
     "model": ["facts", "prompt", "variants", "config", "checkpoints", "names", "identity"],
     "dataset": ["song", "dataset", "scan", "store", "spelling"],
+    "captioning": ["contract", "registry", "parsing", "lines", "batch"],
     "preprocess": ["store"],
 }
 LIGHT_MODULES = ["acestep.cli", *(f"acestep.{room}.{name}" for room, names in LIGHT_ROOMS.items() for name in names)]

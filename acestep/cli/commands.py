@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.cli.approval import approval
 from acestep.cli.arguments import POSITIONAL, CommandOptions
+from acestep.cli.caption_command import CAPTION_COMMAND
 from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, problem_lines
 from acestep.cli.dataset_edits import DatasetEditOptions, apply_edits, unpacked, write_outputs
 from acestep.cli.estimate_command import ESTIMATE_COMMAND
@@ -348,6 +349,7 @@ COMMANDS: dict[str, Command] = {
         Command("doctor", "what is installed, which device and models, what to fix", DoctorOptions, doctor),
         Command("download", "fetch a model from the Hugging Face Hub", DownloadOptions, download),
         Command("dataset", "scan a folder of songs, report problems, save the dataset file", DatasetOptions, dataset),
+        CAPTION_COMMAND,
         Command("preprocess", "encode songs into a tensor folder", PreprocessOptions, preprocess),
         ESTIMATE_COMMAND,
         Command("train", "train an adapter", TrainOptions, train),

@@ -101,6 +101,10 @@ class Job:
         if self.stop_requested:
             raise Stopped
 
+    def wait(self, seconds: float) -> None:
+        """Sleep so long, but no longer than until a stop is asked for."""
+        self._stop.wait(max(0.0, seconds))
+
     def request(self, name: Request) -> None:
         """Ask the work for something beside its plan. Asking twice before it is taken counts once."""
         with self._requests_lock:

@@ -1,8 +1,8 @@
-"""Where labels typed by hand are kept: in song.json beside the song, or in a dataset file elsewhere.
+"""Where labels that were typed or made by backends are kept: in song.json beside the song, or in a dataset file.
 
 Both are written at once and whole, so a crash loses nothing. song.json travels with the song and is read by other
-programs; "sources" in it marks what the user typed, which no scan and no labelling overrules afterwards. What else
-stands in the file stays as it is.
+programs; "sources" in it marks what the user typed, which no scan and no labelling overrules afterwards, and what a
+backend gave, which every file overrules. What else stands in the file stays as it is.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from acestep.core.errors import UserError
 from acestep.core.paths import atomic_file
 from acestep.dataset.dataset import Dataset
-from acestep.dataset.labels import ALIASES
+from acestep.dataset.labels import ALIASES, origin_note
 from acestep.dataset.sidecars import edited_labels, is_dataset, pair
-from acestep.dataset.song import EDITED, NOT_SAID, Song
+from acestep.dataset.song import EDITED, NOT_SAID, Song, is_machine
 from acestep.dataset.store import save_dataset
 from acestep.dataset.text import LARGEST_LABEL_FILE, NotText, decode
 from acestep.dataset.walk import is_audio_name
@@ -83,6 +84,54 @@ def restore(written: Sequence[Written]) -> list[Path]:
     return changed
 
 
+class LabelWriter:
+    """Keeps the labels of one song after the other, as a batch makes them: beside the songs, or in the dataset `file`.
+
+    A dataset file is written whole, so at most every `every_s` seconds and when the context is left.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        file: Path | None = None,
+        every_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dataset = dataset
+        self._file = file
+        self._every_s = every_s
+        self._clock = clock
+        self._places = _Places(dataset)
+        self._last = clock()
+        self._waiting = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._save_file()
+
+    def check(self, song: Song) -> None:
+        """Raises UserError where the labels of a song will have no place."""
+        if self._file is None:
+            self._places.of(song)
+
+    def write(self, song: Song) -> None:
+        """Keep the labels of a song of the dataset. Raises UserError when they cannot be written."""
+        if self._file is None:
+            _save(song, self._places.of(song))
+            return
+        self._waiting = True
+        if self._clock() - self._last >= self._every_s:
+            self._save_file()
+
+    def _save_file(self) -> None:
+        if self._file is not None and self._waiting:
+            save_dataset(self._dataset, self._file)
+            self._waiting = False
+            self._last = self._clock()
+
+
 class _Places:
     """Finds the song.json of songs; looks at each folder once."""
 
@@ -131,9 +180,18 @@ def _save(song: Song, path: Path) -> Written:
     sources = dict(noted) if isinstance(noted, dict) else {}
     typed = hand_made(song)
     for name in NOT_SAID:
+        value = song.timed_lyrics or song.lyrics if name == "lyrics" else getattr(song, name)
+        origin = song.sources.get(name, "")
         if name in typed:
-            _set(content, name, song.timed_lyrics or song.lyrics if name == "lyrics" else getattr(song, name))
+            _set(content, name, value)
             sources[name] = EDITED
+        elif is_machine(origin):
+            if value in _SAYING_NOTHING:
+                _remove(content, name)
+                value = None
+            else:
+                _set(content, name, value)
+            sources[name] = origin_note(origin, value)
         elif name in marked:  # taken back since
             del sources[name]
             if song.sources.get(name) == path.name:

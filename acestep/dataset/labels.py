@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from acestep.core.paths import value_hash
 from acestep.dataset import spelling
 from acestep.dataset.lrc import is_timed, plain_lyrics
 from acestep.dataset.spelling import Reading
@@ -139,6 +140,19 @@ _READERS: MappingProxyType[str, Callable[[object], Reading[Any]]] = MappingProxy
         "regularization": spelling.boolean,
     }
 )
+
+
+def origin_note(origin: str, value: Any) -> str:
+    """How a label's origin is noted in a file: its name and a short hash of the value, which tells later changes."""
+    return f"{origin} #{value_hash(value)[:8]}"
+
+
+def noted_origin(note: Any, value: Any) -> str | None:
+    """The origin in a note, or None when there is no note or the value was changed by hand since."""
+    if not isinstance(note, str):
+        return None
+    origin = note.rpartition(" #")[0]
+    return origin if origin and note == origin_note(origin, value) else None
 
 
 def same_value(name: str, one: Any, other: Any) -> bool:

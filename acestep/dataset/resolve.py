@@ -8,17 +8,17 @@ from typing import Any, Literal
 from acestep.core.errors import Problem
 from acestep.dataset.labels import Labels, same_value
 from acestep.dataset.sidecars import Kind
-from acestep.dataset.song import DEFAULT, EDITED, NOT_SAID, Song
+from acestep.dataset.song import DEFAULT, EDITED, NOT_SAID, Song, is_machine
 from acestep.model.facts import INSTRUMENTAL, UNKNOWN_LANGUAGE
 
-Source = Literal["edit", "csv", "saved"] | Kind
-"""Besides the sidecars: what the user typed into a dataset file, CSV rows, and what a dataset file remembers of
-an earlier scan or of analysis."""
+Source = Literal["edit", "csv", "machine", "saved"] | Kind
+"""Besides the sidecars: what the user typed into a dataset file, CSV rows, what labelling backends left in song.json,
+and what a dataset file remembers of an earlier scan or of a backend."""
 
 PRECEDENCE: dict[str, tuple[Source, ...]] = {
-    **dict.fromkeys(NOT_SAID, ("edit", "csv", "json", "txt", "saved")),
-    "caption": ("edit", "csv", "json", "caption_txt", "prompt_txt", "txt", "saved"),
-    "lyrics": ("edit", "lyrics_txt", "underscore_lyrics", "csv", "json", "lrc", "txt", "saved"),
+    **dict.fromkeys(NOT_SAID, ("edit", "csv", "json", "txt", "machine", "saved")),
+    "caption": ("edit", "csv", "json", "caption_txt", "prompt_txt", "txt", "machine", "saved"),
+    "lyrics": ("edit", "lyrics_txt", "underscore_lyrics", "csv", "json", "lrc", "txt", "machine", "saved"),
 }
 """The sources of each label, the deciding one first."""
 
@@ -28,12 +28,24 @@ class Evidence:
     """Everything found about one song.
 
     `typed` are the labels the user set in this program, emptied ones among them: no file speaks against those.
-    `remembered` tells where the values of the source "saved" once came from.
+    `remembered` tells where the values of the source "saved" once came from, `machines` which backend gave those of
+    the source "machine".
     """
 
     found: dict[Source, Labels] = field(default_factory=dict)
     typed: frozenset[str] = frozenset()
     remembered: dict[str, str] = field(default_factory=dict)
+    machines: dict[str, str] = field(default_factory=dict)
+
+    def add_sidecar(self, kind: Kind, labels: Labels, machines: dict[str, str]) -> None:
+        """Take in what a sidecar says; the values of backends in it stand for themselves, below all files."""
+        own = {name: value for name, value in labels.values.items() if name not in machines}
+        self.found[kind] = Labels(labels.source, own, labels.timed_lyrics if "lyrics" in own else "", labels.warnings)
+        if machines:
+            told = {name: value for name, value in labels.values.items() if name in machines}
+            timed_lyrics = labels.timed_lyrics if "lyrics" in told else ""
+            self.found["machine"] = Labels(labels.source, told, timed_lyrics)
+            self.machines = machines
 
     def add_edits(self, labels: Labels, names: frozenset[str], newer: bool) -> None:
         """Take in what the user typed into a song.json, instead of the dataset file's word only if it is `newer`."""
@@ -59,6 +71,8 @@ def apply_evidence(song: Song, evidence: Evidence) -> list[Problem]:
             disagreements.append(f"{name} is taken from {decided_by}; {' and '.join(others)} {say} otherwise")
     for source in PRECEDENCE["lyrics"]:
         labels = evidence.found.get(source)
+        if source == "machine" and not is_machine(song.sources.get("lyrics", "")):
+            continue  # times of other words than the user's
         if labels is not None and not song.timed_lyrics:
             song.timed_lyrics = labels.timed_lyrics
     if disagreements:
@@ -86,13 +100,15 @@ def _decide(song: Song, name: str, order: tuple[Source, ...], evidence: Evidence
                 return ""  # the user emptied it
             winner, decided_by = value, labels.source
             setattr(song, name, value)
-            song.sources[name] = {"edit": EDITED, "saved": evidence.remembered.get(name, decided_by)}.get(
-                source, decided_by
-            )
-        elif source != "saved" and not same_value(name, winner, value):
+            origins = {"saved": evidence.remembered, "machine": evidence.machines}.get(source, {})
+            song.sources[name] = EDITED if source == "edit" else origins.get(name, decided_by)
+        elif source not in ("machine", "saved") and not same_value(name, winner, value):
             others = song.overruled.setdefault(name, [])
             if labels.source not in others:
                 others.append(labels.source)
+    asked = evidence.machines.get(name) or evidence.remembered.get(name, "")
+    if winner is None and is_machine(asked) and name not in evidence.typed:
+        song.sources[name] = asked  # it was asked and could not tell
     return decided_by
 
 

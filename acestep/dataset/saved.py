@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from acestep.core.errors import Problem, UserError
-from acestep.core.paths import existing_file, inside, value_hash
-from acestep.dataset.labels import Labels, read_labels
+from acestep.core.paths import existing_file, inside
+from acestep.dataset.labels import Labels, noted_origin, read_labels
 from acestep.dataset.resolve import Evidence
 from acestep.dataset.sidecars import is_dataset
-from acestep.dataset.song import DEFAULT, EDITED, NOT_SAID, Song
+from acestep.dataset.song import DEFAULT, EDITED, NOT_SAID, Song, is_machine
 from acestep.dataset.text import NotText, clean, one_line, read_text
 from acestep.dataset.walk import is_audio_name
 from acestep.model.facts import INSTRUMENTAL
@@ -249,25 +249,15 @@ def _sort_by_origin(song: SavedSong, labels: Labels, notes: Any, settings: Datas
     notes = notes if isinstance(notes, dict) else {}
     song.typed = frozenset(name for name in NOT_SAID if notes.get(name) == EDITED)
     for name, value in labels.values.items():
-        origin = _noted_origin(notes.get(name), value)
+        origin = noted_origin(notes.get(name), value)
         if origin is None and (name in song.typed or not _is_default(name, value, settings)):
             song.edits.values[name] = value
         elif origin is not None or name in ("lyrics", "is_instrumental"):  # other defaults need no remembering
             song.remembered.values[name] = value
             song.origins[name] = origin or DEFAULT
-
-
-def origin_note(origin: str, value: Any) -> str:
-    """How a dataset file notes where a value came from: the file name and a short hash of the value."""
-    return f"{origin} #{value_hash(value)[:8]}"
-
-
-def _noted_origin(note: Any, value: Any) -> str | None:
-    """The origin in a note, or None when there is no note or the value was changed by hand since."""
-    if not isinstance(note, str):
-        return None
-    origin = note.rpartition(" #")[0]
-    return origin if origin and note == origin_note(origin, value) else None
+    for name in NOT_SAID.keys() - labels.values.keys():
+        if (origin := noted_origin(notes.get(name), NOT_SAID[name])) and is_machine(origin):
+            song.origins[name] = origin  # it was asked and knew nothing
 
 
 def _is_default(name: str, value: Any, settings: DatasetSettings | None) -> bool:

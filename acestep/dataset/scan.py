@@ -127,7 +127,7 @@ class _Scan:
         for kind, sidecar_name in self.pairings[part.relative].of_audio.get(name, {}).items():
             sidecar = read_sidecar(part.path / sidecar_name, kind)
             if sidecar.labels is not None:
-                evidence.found[kind] = sidecar.labels
+                evidence.add_sidecar(kind, sidecar.labels, sidecar.machines)
                 if sidecar.edited:
                     evidence.add_edits(sidecar.labels, sidecar.edited, self._is_newer(part.path / sidecar_name))
             elif not sidecar.is_dataset:

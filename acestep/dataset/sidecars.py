@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from acestep.dataset.labels import Labels, field_name, read_labels, set_label
-from acestep.dataset.song import EDITED, NOT_SAID
+from acestep.dataset.labels import ALIASES, Labels, field_name, noted_origin, read_labels, set_label
+from acestep.dataset.song import EDITED, NOT_SAID, is_machine
 from acestep.dataset.text import NotText, clean, read_text
 
 Kind = Literal["json", "lyrics_txt", "caption_txt", "prompt_txt", "underscore_lyrics", "lrc", "txt"]
@@ -104,13 +104,15 @@ def _similar(stem: str) -> str:
 class Sidecar:
     """What a sidecar says. `labels` is None when it cannot be used; `problem` then says why.
 
-    `edited` are the labels a song.json marks as typed by the user in this program, emptied ones among them.
+    `edited` are the labels a song.json marks as typed by the user in this program, emptied ones among them, and
+    `machines` those that a labelling backend wrote there: label → its name. Both are as they were written.
     """
 
     labels: Labels | None
     problem: str = ""
     is_dataset: bool = False
     edited: frozenset[str] = frozenset()
+    machines: dict[str, str] = field(default_factory=dict)
 
 
 def read_sidecar(path: Path, kind: Kind) -> Sidecar:
@@ -144,13 +146,30 @@ def parse_json(text: str, source: str) -> Sidecar:
         return Sidecar(None, is_dataset=True)
     if not isinstance(value, dict):
         return Sidecar(None, 'It must hold a JSON object such as {"caption": "…"}; correct it.')
-    return Sidecar(read_labels(value, source), edited=edited_labels(value))
+    return Sidecar(read_labels(value, source), edited=edited_labels(value), machines=machine_labels(value))
 
 
 def edited_labels(raw: dict[str, Any]) -> frozenset[str]:
     """The labels that the "sources" of a song.json mark as typed by the user."""
     sources = raw.get("sources")
     return frozenset(name for name in NOT_SAID if isinstance(sources, dict) and sources.get(name) == EDITED)
+
+
+def machine_labels(raw: dict[str, Any]) -> dict[str, str]:
+    """Label → backend for the values in a song.json that a backend wrote and nobody changed since.
+
+    A label that is not there was asked for, and the backend could not tell.
+    """
+    notes = raw.get("sources")
+    if not isinstance(notes, dict):
+        return {}
+    origins = {name: noted_origin(notes.get(name), _raw_value(raw, name)) for name in NOT_SAID}
+    return {name: origin for name, origin in origins.items() if origin and is_machine(origin)}
+
+
+def _raw_value(raw: dict[str, Any], name: str) -> Any:
+    spelled = {key.strip().lower().replace(" ", "_").replace("-", "_"): key for key in raw}
+    return next((raw[spelled[alias]] for alias in ALIASES[name] if alias in spelled), None)
 
 
 def is_dataset(value: Any) -> bool:

@@ -21,6 +21,12 @@ EDITED = "edited"
 DEFAULT = "default"
 """What `Song.sources` names for a value nobody gave."""
 
+
+def is_machine(source: str) -> bool:
+    """Does a source name a labelling backend? Their names have no dot, those of label files always have one."""
+    return source not in ("", EDITED, DEFAULT) and "." not in source
+
+
 NOT_SAID: dict[str, Any] = {
     "caption": "",
     "genre": "",
@@ -45,7 +51,7 @@ class Song:
     `id` is 16 hex digits of the hash of the file's bytes, `relative` the path below the dataset's root (posix).
     `lyrics` have no time stamps, are [Instrumental] where there is no voice, and empty where there is one but no
     words are known. `timed_lyrics` is the original LRC text; its wording may differ from `lyrics` when those came
-    from another file. `sources` names the file each label came from, `overruled` the files
+    from another file. `sources` names the file or the labelling backend each label came from, `overruled` the files
     that said otherwise in this scan. A song marked `regularization` only keeps the model as it is: it is no example
     of what is to be learned and never gets the trigger word.
     `extra` holds keys of the dataset file that this program does not know.
@@ -102,6 +108,12 @@ class Song:
         """The caption or the genre, and the other one where that is empty."""
         return (self.genre or self.caption) if source == "genre" else (self.caption or self.genre)
 
+    def set_from(self, source: str, name: str, value: Any) -> None:
+        """Set one label in canonical spelling as `source` gives it, above all files that said otherwise."""
+        setattr(self, name, value)
+        self.sources[name] = source
+        self.overruled.pop(name, None)
+
     def edit(self, **values: Any) -> list[str]:
         """Set labels as the user typed them; they stand above every file from now on. Returns warnings.
 
@@ -135,6 +147,4 @@ class Song:
         return typed.warnings
 
     def _set_edited(self, name: str, value: Any) -> None:
-        setattr(self, name, value)
-        self.sources[name] = EDITED
-        self.overruled.pop(name, None)
+        self.set_from(EDITED, name, value)

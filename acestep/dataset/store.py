@@ -14,8 +14,9 @@ from acestep.core.jobs import Job
 from acestep.core.paths import write_text
 from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprints
+from acestep.dataset.labels import origin_note
 from acestep.dataset.resolve import apply_evidence
-from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, origin_note, read_saved
+from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, read_saved
 from acestep.dataset.scan import identify, scan_folder
 from acestep.dataset.song import EDITED, NOT_SAID, Song
 from acestep.settings.dataset import DatasetSettings

@@ -1,0 +1,402 @@
+"""Labelling many songs: who is asked for what, song by song, and every answer on disk at once.
+
+Each backend is opened once, walks over its songs and is closed before the next is opened, so only one local model
+is in memory. A backend that serves several fields is asked once a song. What may be written is decided here
+(`due_fields`), and nothing that a user said is replaced unless the settings say so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acestep.audio.resample import LONGEST_HEARD_S, Resampled, decode_as
+from acestep.captioning.contract import (
+    Answer,
+    Backend,
+    BackendUnusable,
+    Field,
+    Guess,
+    Hearing,
+    OpenBackend,
+    SongToLabel,
+    TryAgain,
+)
+from acestep.captioning.pace import Pace
+from acestep.captioning.registry import BACKENDS, backend
+from acestep.core.ahead import Ahead
+from acestep.core.errors import Problem, Stopped, UserError
+from acestep.core.jobs import Job
+from acestep.dataset.dataset import Dataset
+from acestep.dataset.label_files import LabelWriter
+from acestep.dataset.labels import Labels, same_value, set_label
+from acestep.dataset.lrc import plain_lyrics
+from acestep.dataset.song import DEFAULT, EDITED, NOT_SAID, Song, is_machine
+from acestep.model.facts import INSTRUMENTAL, UNKNOWN_LANGUAGE
+from acestep.settings.caption import CaptionSettings
+
+ROLES: dict[str, tuple[Field, ...]] = {
+    "metadata_by": ("bpm", "keyscale", "timesignature"),
+    "caption_by": ("caption", "genre"),
+    "lyrics_by": ("lyrics", "language"),
+}
+"""Settings that name a backend, in the order they are run, and the fields each one is for."""
+
+MOST_FAILED = 5
+"""Songs in a row that a busy service may fail before the batch ends; the rest would fail too."""
+
+Answers = Generator[tuple[Song, frozenset[Field], Answer | UserError], None, None]
+
+_MAY_BE_UNTOLD = frozenset({"genre", "bpm", "keyscale", "timesignature", "language"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One backend's walk over the songs: song and the fields it is to be asked for."""
+
+    backend: Backend
+    songs: tuple[tuple[Song, frozenset[Field]], ...]
+
+
+@dataclass(frozen=True)
+class Told:
+    """One value that was written: by which backend, how sure it was (0 to 1 or None), and its second choice."""
+
+    song: str
+    field: str
+    value: Any
+    backend: str
+    confidence: float | None = None
+    runner_up: Any = None
+
+
+@dataclass
+class LabelReport:
+    """What labelling did. `labelled` songs got at least one value, `failed` ones have an error among the problems.
+
+    `usage` sums up what backends count: tokens, seconds of audio, cost_usd.
+    """
+
+    songs: int = 0
+    asked: int = 0
+    labelled: int = 0
+    failed: int = 0
+    told: list[Told] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    usage: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    stopped: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def label_dataset(
+    dataset: Dataset,
+    settings: CaptionSettings,
+    keys: Mapping[str, str],
+    job: Job | None = None,
+    songs: Sequence[str] | None = None,
+    *,
+    file: Path | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] | None = None,
+) -> LabelReport:
+    """Let the backends of the settings label the songs (`songs`: ids; None means all) of a dataset.
+
+    Labels are kept in the dataset file `file`, or beside the songs where that is None, after each song. A stopped
+    batch returns its report; running it again does what is left. Trouble with a song is in the report. Raises
+    UserError for trouble that every song would meet (BackendUnusable); what was written by then is kept.
+    """
+    job = job or Job()
+    started = clock()
+    report = LabelReport()
+    chosen = _chosen(dataset, songs)
+    report.songs = len(chosen)
+    batch = _Batch(dataset, settings, keys, job, report, Pace(settings, job, clock, sleep or job.wait))
+    with LabelWriter(dataset, file, clock=clock) as batch.writer:
+        try:
+            if settings.instrumental == "yes":
+                batch.mark_instrumental(chosen)
+            for step in plan_steps(chosen, settings):
+                batch.run(step)
+        except Stopped:
+            report.stopped = True
+    order = {song.relative: number for number, song in enumerate(dataset.songs)}
+    report.told.sort(key=lambda told: order[told.song])  # requests under way together end in any order
+    report.problems.sort(key=lambda problem: order.get(problem.subject, -1))
+    report.labelled = len({told.song for told in report.told})
+    report.failed = len({problem.subject for problem in report.problems if problem.severity == "error"})
+    report.seconds = clock() - started
+    return report
+
+
+def plan_steps(songs: Sequence[Song], settings: CaptionSettings) -> list[Step]:
+    """Which backends will be asked for what about which songs. Raises UserError for a backend that cannot do it."""
+    asked: dict[str, set[Field]] = {}
+    for role, fields in ROLES.items():
+        name: str = getattr(settings, role)
+        if not name or (role == "lyrics_by" and settings.instrumental == "yes"):
+            continue
+        can = backend(name).facts.gives.intersection(fields)
+        if not can:
+            raise UserError(
+                f"{role}: {name} does not give {' or '.join(fields)}.", fix="Choose another backend or leave it empty."
+            )
+        asked.setdefault(name, set()).update(can)
+    steps = []
+    for name, wanted in asked.items():
+        maker = backend(name)
+        due = [(song, due_fields(song, frozenset(wanted), maker, settings)) for song in songs]
+        if due := [(song, fields) for song, fields in due if fields]:
+            steps.append(Step(maker, tuple(due)))
+    return steps
+
+
+def due_fields(song: Song, wanted: frozenset[Field], maker: Backend, settings: CaptionSettings) -> frozenset[Field]:
+    """The fields of `wanted` that may be written for a song.
+
+    Missing ones are due, except those that this backend could not tell before; with fill "machine" also what a
+    backend wrote, though never a measured value by one that guesses; with "all" everything.
+    """
+    if settings.fill == "all":
+        return wanted
+    due: set[Field] = set()
+    for name in wanted:
+        source, value = song.sources.get(name, DEFAULT), getattr(song, name)
+        if name == "lyrics":
+            missing = source == DEFAULT or (not value and not song.is_instrumental)
+        elif name == "language" and song.is_instrumental and song.sources.get("is_instrumental", DEFAULT) != DEFAULT:
+            missing = False
+        else:
+            missing = value == NOT_SAID[name] and source not in (EDITED, maker.facts.name)
+        if missing or (settings.fill == "machine" and is_machine(source) and not _was_measured(source, maker)):
+            due.add(name)
+    return frozenset(due)
+
+
+def _was_measured(source: str, maker: Backend) -> bool:
+    if maker.facts.origin == "analysis" or source not in BACKENDS:
+        return False
+    return backend(source).facts.origin == "analysis"
+
+
+def _chosen(dataset: Dataset, ids: Sequence[str] | None) -> list[Song]:
+    if ids is None:
+        return list(dataset.songs)
+    wanted = set(ids)
+    found = [song for song in dataset.songs if song.id in wanted]
+    if len(found) < len(wanted):
+        raise UserError(
+            f"{len(wanted) - len(found)} of the songs to label are not in the dataset.", fix="Scan it again."
+        )
+    return found
+
+
+@dataclass
+class _Batch:
+    """One run of the batch."""
+
+    dataset: Dataset
+    settings: CaptionSettings
+    keys: Mapping[str, str]
+    job: Job
+    report: LabelReport
+    pace: Pace
+    writer: LabelWriter = field(init=False)
+    failed_in_a_row: int = 0
+
+    def mark_instrumental(self, songs: Sequence[Song]) -> None:
+        """The user says that no song has a voice: that is kept like anything typed."""
+        for song in songs:
+            said = song.sources.get("lyrics", DEFAULT)
+            if self.settings.fill == "all" or said == DEFAULT or (self.settings.fill == "machine" and is_machine(said)):
+                song.edit(is_instrumental=True)
+                self.writer.write(song)
+
+    def run(self, step: Step) -> None:
+        """Open a backend, ask it about its songs, and close it."""
+        facts = step.backend.facts
+        todo = []
+        for song, fields in step.songs:
+            try:
+                self.writer.check(song)
+                todo.append((song, fields))
+            except UserError as error:
+                self.report.problems.append(Problem(song.relative, str(error)))
+        self.failed_in_a_row = 0
+        self.job.check_stop()
+        with (
+            step.backend.open(self.settings, self.keys, self.job) as opened,
+            self.job.stage(f"label with {facts.title}", len(todo), "songs") as stage,
+        ):
+            walk = self._parallel if facts.parallel else self._one_by_one
+            with closing(walk(opened, todo, facts.hears)) as answers:
+                for song, fields, answer in answers:
+                    self.report.asked += 1
+                    self._keep(song, fields, answer, step.backend)
+                    stage.advance(note=song.relative)
+
+    def _one_by_one(
+        self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], hears: Hearing | None
+    ) -> Answers:
+        """Answers in order; the next song is decoded while the backend works on the present one."""
+        with Ahead((song for song, _ in todo), partial(_heard, hears=hears)) as ahead:
+            for song, fields in todo:
+                self.job.check_stop()
+                try:
+                    heard = ahead.take(song)
+                except UserError as error:
+                    yield song, fields, error
+                    continue
+                answer = self._answer(opened, song, fields, heard)
+                del heard  # else it stays in memory beside the next two
+                yield song, fields, answer
+
+    def _parallel(
+        self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], hears: Hearing | None
+    ) -> Answers:
+        """Answers as they come in, so many songs under way at once as the settings allow and no more in memory.
+
+        When the job is to stop or the batch ends with an error, songs under way are finished first: they may have
+        been paid for.
+        """
+
+        def ask(song: Song, fields: frozenset[Field]) -> Answer | UserError:
+            try:
+                heard = _heard(song, hears)
+            except UserError as error:
+                return error
+            return self._answer(opened, song, fields, heard)
+
+        under_way: dict[Future[Answer | UserError], tuple[Song, frozenset[Field]]] = {}
+        waiting = iter(todo)
+        ended: BaseException | None = None
+        with ThreadPoolExecutor(self.settings.parallel_requests, "label") as pool:
+            while True:
+                while (
+                    ended is None and not self.job.stop_requested and len(under_way) < self.settings.parallel_requests
+                ):
+                    if (following := next(waiting, None)) is None:
+                        break
+                    under_way[pool.submit(ask, *following)] = following
+                if not under_way:
+                    break
+                finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    song, fields = under_way.pop(future)
+                    trouble = future.exception()
+                    if trouble is None:
+                        yield song, fields, future.result()
+                    elif ended is None or isinstance(ended, Stopped):
+                        ended = trouble
+        if ended is not None:
+            raise ended
+        self.job.check_stop()
+
+    def _answer(
+        self, opened: OpenBackend, song: Song, fields: frozenset[Field], heard: Resampled | None
+    ) -> Answer | UserError:
+        """What the backend says about a song, or the trouble it has with this one."""
+        language = self.settings.language or (song.language if song.language != UNKNOWN_LANGUAGE else "")
+        samples: np.ndarray | None = heard.samples if heard else None
+        question = SongToLabel(song.path, song.duration_s, fields, samples, language)
+        try:
+            answer = self.pace.ask(lambda: opened.label(question), song.id)
+        except BackendUnusable:
+            raise
+        except UserError as error:
+            return error
+        return answer if heard is None else _with_warnings(answer, heard.warnings, song)
+
+    def _keep(self, song: Song, fields: frozenset[Field], answer: Answer | UserError, maker: Backend) -> None:
+        """Write an answer, or note the trouble."""
+        if isinstance(answer, UserError):
+            self.report.problems.append(Problem(song.relative, str(answer)))
+            self.failed_in_a_row = self.failed_in_a_row + 1 if isinstance(answer, TryAgain) else 0
+            if self.failed_in_a_row >= MOST_FAILED:
+                raise BackendUnusable(
+                    f"{maker.facts.title} failed {MOST_FAILED} songs in a row: {answer}",
+                    fix="Run it again later; what was labelled is kept.",
+                )
+            return
+        self.failed_in_a_row = 0
+        for name, amount in answer.usage.items():
+            self.report.usage[name] = self.report.usage.get(name, 0) + amount
+        self.report.problems += [Problem(song.relative, note, "warning") for note in answer.notes]
+        values = self._values(song, fields, answer)
+        source = maker.facts.name
+        for name in sorted(fields):
+            if name in values:
+                self._set(song, source, name, values[name])
+                guess = answer.values.get(name, Guess(values[name]))
+                self.report.told.append(
+                    Told(song.relative, name, values[name], source, guess.confidence, guess.runner_up)
+                )
+            elif name in _MAY_BE_UNTOLD and getattr(song, name) == NOT_SAID[name] and not _is_said(song, name):
+                song.sources[name] = source  # asked and not known: a later run does not ask again
+        if "lyrics" in values:
+            self._settle_voice(song, source, answer.timed_lyrics)
+        self.writer.write(song)
+
+    def _values(self, song: Song, fields: frozenset[Field], answer: Answer) -> dict[Field, Any]:
+        """The usable values of an answer in canonical spelling; what is not usable becomes a problem."""
+        labels = Labels("")
+        for name in fields:
+            if name in answer.values:
+                set_label(labels, name, answer.values[name].value)
+        self.report.problems += [Problem(song.relative, warning, "warning") for warning in labels.warnings]
+        values: dict[Field, Any] = {name: labels.values[name] for name in fields if name in labels.values}
+        lyrics = values.get("lyrics")
+        if lyrics == INSTRUMENTAL and song.sources.get("is_instrumental") == EDITED and not song.is_instrumental:
+            if self.settings.fill != "all":
+                del values["lyrics"]
+                message = "No voice was heard, but you marked it as having one; its lyrics stay as they are."
+                self.report.problems.append(Problem(song.relative, message, "warning"))
+        elif lyrics and lyrics != INSTRUMENTAL and self.settings.language and "language" in fields:
+            set_label(labels, "language", self.settings.language)
+            values["language"] = labels.values.get("language", UNKNOWN_LANGUAGE)
+        if lyrics == INSTRUMENTAL:
+            values.pop("language", None)
+        return values
+
+    def _set(self, song: Song, source: str, name: Field, value: Any) -> None:
+        # What "all" takes from the user must stand like his word, or the next scan would find the old one again.
+        own_word = _is_said(song, name) and not (name == "lyrics" and not song.lyrics)
+        song.set_from(EDITED if own_word else source, name, value)
+
+    def _settle_voice(self, song: Song, source: str, timed_lyrics: str) -> None:
+        """Make the instrumental mark and the times agree with lyrics just written."""
+        instrumental = song.lyrics == INSTRUMENTAL
+        if song.sources.get("is_instrumental") != EDITED or song.is_instrumental != instrumental:
+            song.set_from(song.sources["lyrics"], "is_instrumental", instrumental)
+        if instrumental and is_machine(song.sources.get("language", "")):
+            song.set_from(source, "language", UNKNOWN_LANGUAGE)
+        same = timed_lyrics and same_value("lyrics", plain_lyrics(timed_lyrics), song.lyrics)
+        song.timed_lyrics = timed_lyrics if same else ""
+
+
+def _is_said(song: Song, name: str) -> bool:
+    """Was it the user, in this program or a file, who gave a label or left it empty?"""
+    source = song.sources.get(name, DEFAULT)
+    return source != DEFAULT and not is_machine(source)
+
+
+def _heard(song: Song, hears: Hearing | None) -> Resampled | None:
+    return None if hears is None else decode_as(song.path, hears.sample_rate, hears.channels)
+
+
+def _with_warnings(answer: Answer, warnings: tuple[str, ...], song: Song) -> Answer:
+    notes = list(warnings)
+    if song.duration_s > LONGEST_HEARD_S:
+        notes.append(f"Only its first {LONGEST_HEARD_S / 60:.0f} min were listened to.")
+    return Answer(answer.values, answer.timed_lyrics, (*answer.notes, *notes), answer.usage) if notes else answer

@@ -1,0 +1,72 @@
+"""How fast services are asked: so many requests a minute, and later again after trouble that may pass."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+from acestep.captioning.contract import Answer, TryAgain
+from acestep.core.errors import Stopped, UserError
+from acestep.core.jobs import Job
+from acestep.settings.caption import CaptionSettings
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 60.0
+MOST_ASKED_FOR_S = 900.0
+"""A service that wants to be left alone for longer than this is not waited for."""
+
+
+class Pace:
+    """Turns for requests, shared by the threads of a batch. All wait while a service asks to be left alone."""
+
+    def __init__(
+        self, settings: CaptionSettings, job: Job, clock: Callable[[], float], sleep: Callable[[float], None]
+    ) -> None:
+        self._settings = settings
+        self._job = job
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._next_turn = clock()
+        self._apart_s = 60.0 / settings.requests_per_minute if settings.requests_per_minute else 0.0
+
+    def ask(self, request: Callable[[], Answer], subject: str) -> Answer:
+        """The answer to a request, tried again after TryAgain as often as the settings allow.
+
+        Waits twice as long each time, up to a fifth longer at random (a function of the seed, the subject and the
+        try), or as long as the service says. Raises what the last try raised, Stopped when the job is to stop.
+        """
+        for attempt in range(self._settings.retries + 1):
+            self._wait_for_turn()
+            try:
+                return request()
+            except TryAgain as trouble:
+                if attempt == self._settings.retries or (trouble.after_s or 0.0) > MOST_ASKED_FOR_S:
+                    raise
+                jitter = 1 + 0.2 * random.Random(f"{self._settings.seed}/{subject}/{attempt}").random()
+                wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt)
+                if trouble.after_s is not None:
+                    wait_s = max(0.0, trouble.after_s)
+                    self._hold(wait_s)
+                self._pause(wait_s * jitter)
+        raise UserError(f"{subject} was not asked about.")  # never reached: the last try returns or raises
+
+    def _wait_for_turn(self) -> None:
+        with self._lock:
+            now = self._clock()
+            turn = max(now, self._next_turn)
+            self._next_turn = turn + self._apart_s
+        self._pause(turn - now)
+
+    def _hold(self, seconds: float) -> None:
+        with self._lock:
+            self._next_turn = max(self._next_turn, self._clock() + seconds)
+
+    def _pause(self, seconds: float) -> None:
+        if self._job.stop_requested:
+            raise Stopped
+        if seconds > 0:
+            self._sleep(seconds)
+            if self._job.stop_requested:
+                raise Stopped

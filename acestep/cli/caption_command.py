@@ -1,0 +1,125 @@
+"""`acestep caption`: let analysis, local models and services label a folder of songs."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acestep.cli.arguments import POSITIONAL, CommandOptions
+from acestep.cli.command import EXIT_PARTLY, Command, Output, problem_lines
+from acestep.cli.terminal import confirm
+from acestep.core.errors import UserError
+from acestep.core.jobs import Job, heavy_job
+from acestep.settings import CaptionSettings, knob
+
+if TYPE_CHECKING:
+    from acestep.captioning.batch import LabelReport, Step
+
+_STOPPED = 130
+
+
+class CaptionOptions(CaptionSettings, CommandOptions):
+    dataset: Path = knob(..., "Folder of songs, or a dataset file.", group=POSITIONAL)
+    backend: str = knob("", "One backend for everything that it gives; the three --…-by are not used.", group="command")
+    songs: str = knob("*", "Label only songs whose path fits this, such as 'live/*'.", group="command")
+    save: Path | None = knob(
+        None, "Keep the labels in this dataset file instead of song.json beside each song.", group="command"
+    )
+    csv: Path | None = knob(None, "Write the labels as a CSV table here.", group="command")
+    estimate: bool = knob(False, "Only show who would be asked about how many songs.", group="command")
+    yes: bool = knob(False, "Begin without a question.", group="command")
+    config: Path | None = knob(None, "Settings file (JSON).", group="command")
+
+
+def caption(options: CaptionOptions, job: Job) -> Output:
+    """Label songs; what is written and what stays is the settings' choice."""
+    from acestep.captioning.batch import label_dataset, plan_steps
+    from acestep.dataset.store import load_dataset, save_dataset
+
+    settings = _settings(options)
+    file = options.save or (options.dataset if options.dataset.is_file() else None)
+    found = load_dataset(options.dataset, job=job, edits=options.save)
+    songs = [song for song in found.songs if fnmatch(song.relative, options.songs)]
+    if not songs:
+        raise UserError(f"No song fits {options.songs}.", fix="Correct --songs.")
+    steps = plan_steps(songs, settings)
+    data: dict[str, Any] = {"songs": len(songs), "steps": [_step_facts(step) for step in steps]}
+    plan = [line for facts in data["steps"] for line in _step_lines(facts)] or ["Nothing is left to label."]
+    if options.estimate:
+        return Output(data, plan)
+    for line in plan:
+        job.say(line)
+    if any(step.backend.facts.network for step in steps) and not options.yes and not confirm("Send the songs there?"):
+        raise UserError("Nothing was labelled.", fix="Run it again with --yes to go ahead without a question.")
+    with heavy_job(f"caption {options.dataset}"):
+        report = label_dataset(found, settings, os.environ, job, [song.id for song in songs], file=file)
+    lines = _report_lines(report)
+    if options.save:
+        lines.append(f"Saved to {save_dataset(found, options.save)}.")
+    if options.csv:
+        from acestep.dataset.table import write_csv
+
+        data["csv"] = str(write_csv(found, options.csv))
+        lines.append(f"Table written to {options.csv}.")
+    data |= report.to_dict()
+    code = _STOPPED if report.stopped else EXIT_PARTLY if report.failed else 0
+    return Output(data, lines, code)
+
+
+def _settings(options: CaptionOptions) -> CaptionSettings:
+    """The settings, `--backend` spread over the fields that it gives."""
+    from acestep.captioning.batch import ROLES
+    from acestep.captioning.registry import backend
+
+    values = {name: getattr(options, name) for name in CaptionSettings.model_fields}
+    if options.backend:
+        gives = backend(options.backend).facts.gives
+        values |= {role: "" if gives.isdisjoint(fields) else options.backend for role, fields in ROLES.items()}
+    return CaptionSettings(**values)
+
+
+def _step_facts(step: Step) -> dict[str, Any]:
+    facts = step.backend.facts
+    fields = sorted({field for _, wanted in step.songs for field in wanted})
+    return {
+        "backend": facts.name,
+        "title": facts.title,
+        "songs": len(step.songs),
+        "minutes": round(sum(song.duration_s for song, _ in step.songs) / 60, 1),
+        "fields": fields,
+        "model": facts.model,
+        "memory_gib": facts.memory_gib,
+        "sends_audio": facts.network,
+    }
+
+
+def _step_lines(facts: dict[str, Any]) -> list[str]:
+    fields = ", ".join(facts["fields"])
+    lines = [f"{facts['title']}: {fields} of {facts['songs']} songs, {facts['minutes']:.1f} min of audio."]
+    if facts["sends_audio"]:
+        lines.append(f"  The songs are sent to {facts['title']}, which may charge for it.")
+    elif facts["model"]:
+        lines.append(
+            f"  {facts['model']} needs about {facts['memory_gib']:.0f} GiB of memory; it is fetched first if it is "
+            "not on this machine yet."
+        )
+    return lines
+
+
+def _report_lines(report: LabelReport) -> list[str]:
+    head = "Stopped: " if report.stopped else ""
+    lines = [
+        f"{head}{report.labelled} of {report.songs} songs labelled, {report.failed} failed, "
+        f"{len(report.told)} values written in {report.seconds:.0f} s.",
+        *problem_lines(report.problems),
+    ]
+    if report.usage:
+        lines.append("Used: " + ", ".join(f"{name} {amount:g}" for name, amount in sorted(report.usage.items())) + ".")
+    if report.stopped:
+        lines.append("Run the same command again to go on with the rest.")
+    return lines
+
+
+CAPTION_COMMAND = Command("caption", "label songs by analysis, local models or services", CaptionOptions, caption)

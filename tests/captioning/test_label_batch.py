@@ -1,0 +1,459 @@
+"""Labelling folders: who is asked for what, what is never replaced, and what is on disk when it ends anyhow.
+
+The backends here are small but real: they compute their answers from the samples they are given.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from acestep.captioning.batch import LabelReport, label_dataset, plan_steps
+from acestep.captioning.contract import (
+    Answer,
+    BackendFacts,
+    BackendUnusable,
+    Guess,
+    Hearing,
+    SongToLabel,
+    TryAgain,
+)
+from acestep.captioning.registry import BACKENDS
+from acestep.core.errors import UserError
+from acestep.core.jobs import Job
+from acestep.dataset.dataset import Dataset
+from acestep.dataset.scan import scan_folder
+from acestep.dataset.store import load_dataset, save_dataset
+from acestep.model.facts import INSTRUMENTAL
+from acestep.settings.caption import CaptionSettings
+
+LYRICS = "[Verse]\nla la\nlo lo"
+TIMED = "[00:01.00][Verse]\n[00:01.00]la la\n[00:02.50]lo lo"
+
+
+class Meter:
+    """Tells the loudest sample of a song, and by it what to sing. Counts who is open and what was asked."""
+
+    def __init__(self, name: str, **facts: Any) -> None:
+        gives = {"caption", "genre", "lyrics", "language", "bpm", "keyscale", "timesignature"}
+        defaults: dict[str, Any] = {"origin": "model", "hears": Hearing(8000, 1), "gives": frozenset(gives)}
+        self.facts = BackendFacts(name, f"the {name}", **{**defaults, **facts})
+        self.opened = self.closed = 0
+        self.asked: list[tuple[str, frozenset[str]]] = []
+        self.before: Callable[[SongToLabel], None] = lambda song: None
+        self.lock = threading.Lock()
+        self.under_way = self.most_under_way = 0
+
+    @contextmanager
+    def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[Meter]:
+        self.opened += 1
+        try:
+            yield self
+        finally:
+            self.closed += 1
+
+    def label(self, song: SongToLabel) -> Answer:
+        with self.lock:
+            self.asked.append((song.path.name, song.wanted))
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            self.before(song)
+            return self.describe(song)
+        finally:
+            with self.lock:
+                self.under_way -= 1
+
+    def describe(self, song: SongToLabel) -> Answer:
+        samples = song.samples if song.samples is not None else soundfile.read(song.path, always_2d=True)[0].T
+        peak = float(np.abs(samples).max())
+        values: dict[Any, Guess] = {
+            "caption": Guess(f"peaks at {peak:.1f}", 0.9, "something else"),
+            "bpm": Guess(f"{100 * peak + 60:.0f} BPM"),
+            "keyscale": Guess("Am"),
+        }
+        values["lyrics"] = Guess(LYRICS if peak > 0.5 else "[instrumental]")
+        values["language"] = Guess("english")
+        timed = TIMED if peak > 0.5 else ""
+        return Answer(values, timed, usage={"tokens": 10, "cost_usd": 0.25})
+
+
+@pytest.fixture
+def backends(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Meter]:
+    """backends("name", origin="service", …): a backend in the registry."""
+    module = ModuleType("acestep_test_backends")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    def register(name: str, **facts: Any) -> Meter:
+        made = Meter(name, **facts)
+        setattr(module, name.replace("-", "_"), lambda: made)
+        monkeypatch.setitem(BACKENDS, name, f"{module.__name__}:{name.replace('-', '_')}")
+        return made
+
+    return register
+
+
+@pytest.fixture
+def songs(tmp_path: Path) -> Path:
+    """Three songs with peaks of 0.2, 0.4 and 0.8."""
+    return write_songs(tmp_path / "songs", [0.2, 0.4, 0.8])
+
+
+def write_songs(folder: Path, peaks: list[float]) -> Path:
+    folder.mkdir()
+    for number, peak in enumerate(peaks):
+        wave = peak * np.sin(np.arange(8000 * 1.2) * (0.05 + number / 1000))
+        soundfile.write(folder / f"song{number:03d}.wav", wave, 8000)
+    return folder
+
+
+def settings(**values: Any) -> CaptionSettings:
+    return CaptionSettings(**{"caption_by": "", "lyrics_by": "", "metadata_by": "", **values})
+
+
+def everything(name: str, **values: Any) -> CaptionSettings:
+    return settings(caption_by=name, lyrics_by=name, metadata_by=name, **values)
+
+
+def label(folder: Path, chosen: CaptionSettings, job: Job | None = None, **more: Any) -> LabelReport:
+    return label_dataset(scan_folder(folder), chosen, {}, job, **more)
+
+
+def notes(folder: Path, stem: str = "song000") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def test_one_backend_for_everything_is_asked_once_a_song_and_its_values_are_kept(
+    songs: Path, backends: Callable[..., Meter]
+) -> None:
+    meter = backends("meter")
+    report = label(songs, everything("meter"))
+    assert [name for name, _ in meter.asked] == ["song000.wav", "song001.wav", "song002.wav"]
+    assert (report.songs, report.labelled, report.failed, report.problems) == (3, 3, 0, [])
+    assert report.usage == {"tokens": 30, "cost_usd": 0.75}
+    quiet, _, loud = scan_folder(songs).songs
+    assert (quiet.caption, quiet.bpm, quiet.keyscale) == ("peaks at 0.2", 80, "A minor")
+    assert (quiet.lyrics, quiet.is_instrumental, quiet.language) == (INSTRUMENTAL, True, "unknown")
+    assert (loud.lyrics, loud.is_instrumental, loud.language, loud.timed_lyrics) == (LYRICS, False, "en", TIMED)
+    assert {quiet.sources[name] for name in ("caption", "bpm", "lyrics", "is_instrumental")} == {"meter"}
+    told = next(told for told in report.told if told.field == "caption")
+    assert (told.song, told.value, told.confidence, told.runner_up) == (
+        "song000.wav", "peaks at 0.2", 0.9, "something else",
+    )  # fmt: skip
+    assert json.loads(json.dumps(report.to_dict()))["labelled"] == 3
+
+
+def test_nothing_is_asked_twice_even_what_the_backend_could_not_tell(
+    songs: Path, backends: Callable[..., Meter]
+) -> None:
+    meter = backends("meter")
+    label(songs, everything("meter"))
+    before = {path: path.read_bytes() for path in songs.iterdir()}
+    asked = len(meter.asked)
+    assert label(songs, everything("meter")).asked == 0, "it knows no genre and no metre, and was asked for them"
+    assert len(meter.asked) == asked and {path: path.read_bytes() for path in songs.iterdir()} == before
+    other = backends("other")
+    assert label(songs, everything("other")).asked == 3, "another backend may know them"
+    assert all(wanted <= {"genre", "timesignature", "language"} for _, wanted in other.asked)
+
+
+def test_files_and_hands_outrank_backends_and_are_replaced_only_when_all_is_asked_for(
+    songs: Path, backends: Callable[..., Meter]
+) -> None:
+    backends("meter")
+    label(songs, everything("meter"))
+    (songs / "song000.caption.txt").write_text("a file's caption", encoding="utf-8")
+    dataset = scan_folder(songs)
+    assert dataset.songs[0].caption == "a file's caption" and not dataset.songs[0].overruled
+    content = notes(songs, "song001")
+    (songs / "song001.json").write_text(json.dumps(content | {"caption": "by a text editor"}), encoding="utf-8")
+    dataset.songs[2].edit(caption="by hand", genre="")
+    from acestep.dataset.label_files import save_labels
+
+    save_labels(dataset, dataset.songs[2:], None)
+    said = ["a file's caption", "by a text editor", "by hand"]
+    for fill in ("missing", "machine"):
+        label(songs, everything("meter", fill=fill))
+        assert [song.caption for song in scan_folder(songs).songs] == said
+    label(songs, everything("meter", fill="all"))
+    after = scan_folder(songs).songs
+    assert [song.caption for song in after] == ["peaks at 0.2", "peaks at 0.4", "peaks at 0.8"]
+    assert after[2].genre == ""
+
+
+def test_machine_values_are_refreshed_but_measured_ones_not_by_a_guess(
+    songs: Path, backends: Callable[..., Meter]
+) -> None:
+    backends("measuring", origin="analysis", gives=frozenset({"bpm"}))
+    guessing = backends("guessing")
+    label(songs, settings(metadata_by="measuring", caption_by="guessing"))
+    asked = len(guessing.asked)
+    label(songs, everything("guessing", fill="machine"))
+    assert all("bpm" not in wanted and "caption" in wanted for _, wanted in guessing.asked[asked:])
+    assert scan_folder(songs).songs[0].sources["bpm"] == "measuring"
+    label(songs, settings(metadata_by="guessing", fill="all"))
+    assert scan_folder(songs).songs[0].sources["bpm"] == "guessing"
+
+
+def test_only_one_backend_is_open_at_a_time(songs: Path, backends: Callable[..., Meter]) -> None:
+    one, two = backends("one"), backends("two", parallel=True)
+
+    def alone(song: SongToLabel) -> None:
+        assert (one.opened - one.closed) + (two.opened - two.closed) == 1
+
+    one.before = two.before = alone
+    report = label(songs, settings(caption_by="one", lyrics_by="two", metadata_by="one"))
+    assert (one.opened, two.opened, report.asked) == (1, 1, 6)
+    assert one.asked[0][1] == {"caption", "genre", "bpm", "keyscale", "timesignature"}
+
+
+def test_songs_of_a_local_model_are_decoded_one_ahead_and_let_go(
+    tmp_path: Path, backends: Callable[..., Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from acestep.captioning import batch
+
+    alive: list[weakref.ref[np.ndarray]] = []
+    most, decoded = 0, threading.Semaphore(0)
+    real = batch.decode_as
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal most
+        heard = real(*arguments)
+        alive.append(weakref.ref(heard.samples))
+        most = max(most, sum(array() is not None for array in alive))
+        decoded.release()
+        return heard
+
+    monkeypatch.setattr(batch, "decode_as", counted)
+    meter = backends("meter", hears=Hearing(16_000, 2))
+    shapes = []
+
+    def look(song: SongToLabel) -> None:
+        assert song.samples is not None
+        shapes.append(song.samples.shape)
+        assert len(shapes) == 8 or decoded.acquire(timeout=20), "the next song is decoded meanwhile"
+        gc.collect()
+
+    decoded.acquire(blocking=False)
+    meter.before = look
+    label(write_songs(tmp_path / "many", [0.3] * 8), settings(caption_by="meter"))
+    assert shapes == [(2, 19_200)] * 8 and most <= 2
+
+
+def test_services_work_in_parallel_within_bounds_and_the_report_keeps_the_order(
+    tmp_path: Path, backends: Callable[..., Meter]
+) -> None:
+    folder = write_songs(tmp_path / "many", [0.01 * number for number in range(5, 45)])
+    meter = backends("service", parallel=True, hears=None, origin="service")
+    meeting = threading.Barrier(4)
+
+    def meet(song: SongToLabel) -> None:
+        meeting.wait(timeout=20)  # passes only if four are under way together
+
+    meter.before = meet
+    report = label(folder, settings(caption_by="service", parallel_requests=4))
+    assert meter.most_under_way == 4 and report.labelled == 40
+    assert [told.song for told in report.told] == [f"song{number:03d}.wav" for number in range(40)]
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.naps: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        self.now_s += seconds
+
+
+def test_trouble_that_passes_is_waited_for(songs: Path, backends: Callable[..., Meter]) -> None:
+    meter, tries, clock = backends("meter"), [0], Clock()
+
+    def busy(song: SongToLabel) -> None:
+        tries[0] += 1
+        if tries[0] in (1, 2):
+            raise TryAgain("busy")
+        if tries[0] == 3:
+            raise TryAgain("come back", after_s=30)
+
+    meter.before = busy
+    report = label(songs, settings(caption_by="meter"), clock=clock, sleep=clock.sleep)
+    assert report.labelled == 3 and not report.problems
+    first, second, third, *_ = clock.naps
+    assert 1 <= first <= 1.2 and 2 <= second <= 2.4 and 30 <= third <= 36
+    naps, clock = clock.naps, Clock()
+    tries[0] = 0
+    label(songs, settings(caption_by="meter", fill="all"), clock=clock, sleep=clock.sleep)
+    assert clock.naps == naps, "the waits are a function of the seed"
+
+
+def test_requests_a_minute_are_bounded(songs: Path, backends: Callable[..., Meter]) -> None:
+    backends("meter", parallel=True)
+    clock = Clock()
+    label(
+        songs, settings(caption_by="meter", requests_per_minute=6, parallel_requests=1), clock=clock, sleep=clock.sleep
+    )
+    assert clock.naps == [10, 10]
+
+
+def test_trouble_with_one_song_is_reported_and_never_a_label(songs: Path, backends: Callable[..., Meter]) -> None:
+    meter, clock = backends("meter"), Clock()
+
+    def fail(song: SongToLabel) -> None:
+        if song.path.name == "song000.wav":
+            raise UserError("The model cannot hear it.")
+        if song.path.name == "song001.wav":
+            raise TryAgain("Still busy.")
+
+    meter.before = fail
+    (songs / "song003.wav").write_bytes((songs / "song002.wav").read_bytes()[:3000])
+    soundfile.write(songs / "song004.wav", np.zeros(16_000), 8000)
+    report = label(songs, settings(caption_by="meter", retries=2), clock=clock, sleep=clock.sleep)
+    errors = {problem.subject: problem.message for problem in report.problems if problem.severity == "error"}
+    assert errors.keys() == {"song000.wav", "song001.wav", "song004.wav"} and len(clock.naps) == 2
+    assert errors["song000.wav"] == "The model cannot hear it." and "silent" in errors["song004.wav"]
+    assert report.failed == 3
+    assert not (songs / "song000.json").exists() and not (songs / "song001.json").exists()
+    assert scan_folder(songs).songs[2].caption == "peaks at 0.8"
+
+
+def test_values_that_cannot_be_used_are_absent(
+    songs: Path, backends: Callable[..., Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = backends("meter")
+    nonsense: dict[Any, Guess] = {
+        "caption": Guess("Error: out of memory"), "bpm": Guess("fast"), "keyscale": Guess(["A"]), "lyrics": Guess(7),
+        "language": Guess("Klingon"), "timesignature": Guess("13/8"), "genre": Guess({"a": 1}),
+    }  # fmt: skip
+    monkeypatch.setattr(meter, "describe", lambda song: Answer(nonsense, notes=("It hums.",)))
+    report = label(songs, everything("meter"))
+    assert report.labelled == 0 and report.failed == 0 and len(report.problems) == 3 * 8
+    assert {song.caption for song in scan_folder(songs).songs} == {""}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_refused_key_ends_the_batch_and_keeps_what_was_done(
+    songs: Path, backends: Callable[..., Meter], parallel: bool
+) -> None:
+    meter = backends("meter", parallel=parallel)
+
+    def refuse(song: SongToLabel) -> None:
+        if song.path.name == "song001.wav":
+            raise BackendUnusable("The key was refused.", fix="Set METER_KEY.")
+
+    meter.before = refuse
+    with pytest.raises(BackendUnusable, match="refused"):
+        label(songs, settings(caption_by="meter", parallel_requests=1))
+    assert [song.caption for song in scan_folder(songs).songs] == ["peaks at 0.2", "", ""] and meter.closed == 1
+
+
+def test_a_service_that_stays_away_is_not_asked_for_ever(tmp_path: Path, backends: Callable[..., Meter]) -> None:
+    folder, clock = write_songs(tmp_path / "many", [0.1 + 0.01 * number for number in range(20)]), Clock()
+    meter = backends("meter")
+
+    def down(song: SongToLabel) -> None:
+        raise TryAgain("No connection.")
+
+    meter.before = down
+    with pytest.raises(BackendUnusable, match="5 songs in a row: No connection"):
+        label(folder, settings(caption_by="meter", retries=1), clock=clock, sleep=clock.sleep)
+    assert len(meter.asked) == 10
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_stopped_batch_keeps_what_is_done_and_goes_on_later(
+    tmp_path: Path, backends: Callable[..., Meter], parallel: bool
+) -> None:
+    folder = write_songs(tmp_path / "many", [0.1 + 0.01 * number for number in range(12)])
+    meter, job = backends("meter", parallel=parallel), Job()
+
+    def stop(song: SongToLabel) -> None:
+        if song.path.name == "song004.wav":
+            job.request_stop()
+
+    meter.before = stop
+    report = label(folder, settings(caption_by="meter", parallel_requests=2), job)
+    assert report.stopped and 5 <= report.labelled <= 6 and report.usage["tokens"] == 10 * report.asked
+    rest = label(folder, settings(caption_by="meter"))
+    assert rest.asked == 12 - report.labelled and not rest.stopped
+    assert all(song.caption for song in scan_folder(folder).songs)
+
+
+def test_a_stop_cuts_a_wait_short(songs: Path, backends: Callable[..., Meter]) -> None:
+    meter, job = backends("meter"), Job()
+
+    def busy(song: SongToLabel) -> None:
+        job.request_stop()
+        raise TryAgain("busy", after_s=600)
+
+    meter.before = busy
+    assert label(songs, settings(caption_by="meter"), job).stopped
+
+
+def test_labels_go_into_a_dataset_file_and_come_back(
+    songs: Path, tmp_path: Path, backends: Callable[..., Meter]
+) -> None:
+    backends("meter")
+    file = tmp_path / "set.json"
+    dataset = scan_folder(songs)
+    save_dataset(dataset, file)
+    label_dataset(dataset, everything("meter"), {}, file=file)
+    assert not list(songs.glob("*.json"))
+    again = load_dataset(file)
+    assert [song.caption for song in again.songs] == ["peaks at 0.2", "peaks at 0.4", "peaks at 0.8"]
+    assert again.songs[2].timed_lyrics == TIMED and again.songs[2].sources["lyrics"] == "meter"
+    assert not plan_steps(again.songs, everything("meter")), "what it could not tell is remembered too"
+
+
+def test_voices(songs: Path, backends: Callable[..., Meter]) -> None:
+    meter = backends("meter")
+    dataset = scan_folder(songs)
+    dataset.songs[0].edit(is_instrumental=False)
+    report = label_dataset(dataset, settings(lyrics_by="meter", language="de"), {})
+    first, second, third = scan_folder(songs).songs
+    assert (first.is_instrumental, first.lyrics) == (False, "")
+    assert "No voice was heard" in report.problems[0].message
+    assert second.is_instrumental and (third.language, third.lyrics) == ("de", LYRICS)
+    asked = len(meter.asked)
+    label(songs, settings(lyrics_by="meter", instrumental="yes", fill="all"))
+    assert len(meter.asked) == asked
+    assert {(song.is_instrumental, song.lyrics) for song in scan_folder(songs).songs} == {(True, INSTRUMENTAL)}
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_loaded(songs: Path, backends: Callable[..., Meter]) -> None:
+    meter = backends("meter", gives=frozenset({"caption"}))
+    for wrong in (settings(metadata_by="meter"), settings(caption_by="metre")):
+        with pytest.raises(UserError):
+            label(songs, wrong)
+    with pytest.raises(UserError, match="not in the dataset"):
+        label(songs, settings(caption_by="meter"), songs=["0" * 16])
+    assert not meter.opened
+    (songs / "song000.flac").write_bytes(b"")
+    soundfile.write(songs / "song000.flac", 0.3 * np.ones(16_000), 8000)
+    report = label(songs, settings(caption_by="meter"))
+    assert "would share song000.json" in report.problems[0].message and len(meter.asked) == 2
+
+
+def test_only_the_songs_asked_for(songs: Path, backends: Callable[..., Meter]) -> None:
+    backends("meter")
+    dataset: Dataset = scan_folder(songs)
+    report = label_dataset(dataset, settings(caption_by="meter"), {}, songs=[dataset.songs[1].id])
+    assert [told.song for told in report.told] == ["song001.wav"]
