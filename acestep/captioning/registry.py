@@ -7,7 +7,12 @@ import importlib
 from acestep.captioning.contract import Backend, BackendFacts, Field
 from acestep.core.errors import UserError, did_you_mean
 
-BACKENDS: dict[str, str] = {}
+BACKENDS: dict[str, str] = {
+    "ace-captioner": "acestep.captioning.omni:captioner",
+    "ace-transcriber": "acestep.captioning.omni:transcriber",
+    "whisper": "acestep.captioning.whisper_local:whisper",
+    "music-flamingo": "acestep.captioning.flamingo:music_flamingo",
+}
 """Name → "module:function without arguments" of each backend; imported when first asked for."""
 
 

@@ -11,6 +11,7 @@ import contextlib
 import glob
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from acestep.model.weights import weight_files
 _WANTED_SUFFIXES = (".json", ".safetensors", ".txt", ".jinja")
 _SPARE_BYTES = 200_000_000  # room a disk should keep
 _CHUNK_BYTES = 1 << 22
+_SINGLE_WEIGHTS = re.compile(rf"{WEIGHTS_STEM}\.safetensors")
+_SHARDED_WEIGHTS = re.compile(rf"{WEIGHTS_STEM}-[0-9]+-of-[0-9]+\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,12 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """What fetching a model means: every file of it that belongs into `folder`, whether it is there or not."""
+    """What fetching a model means: every file of it that belongs into `folder`, whether it is there or not.
 
-    variant: Variant
+    The model itself goes into the sub-folder `name`.
+    """
+
+    name: str
     folder: Path
     files: tuple[RemoteFile, ...]
 
@@ -81,10 +87,10 @@ class DownloadPlan:
         """What is to be fetched, in a sentence."""
         repos = " and ".join(dict.fromkeys(file.repo for file in self.files))
         if not self.remaining_bytes:
-            return f"{self.variant.folder} is complete in {self.folder}."
+            return f"{self.name} is complete in {self.folder}."
         here = f", of which {_spoken(self.present_bytes)} are there" if self.present_bytes else ""
         return (
-            f"{self.variant.folder} from {repos}: {len(self.files)} files, {_spoken(self.total_bytes)}{here}; "
+            f"{self.name} from {repos}: {len(self.files)} files, {_spoken(self.total_bytes)}{here}; "
             f"{_spoken(self.remaining_bytes)} to fetch into {self.folder}."
         )
 
@@ -101,14 +107,21 @@ def plan_download(variant_name: str, folder: Path) -> DownloadPlan:
     for shared, stem in ((VAE_FOLDER, DIFFUSERS_STEM), (TEXT_ENCODER_FOLDER, WEIGHTS_STEM)):
         if not _is_whole(folder / shared, stem):
             files += _files_of(MAIN_REPOSITORY, shared, folder / shared)
-    for file in files:
-        if file.is_there and file.target.stat().st_size != file.size_bytes:
-            raise UserError(
-                f"{file.target} is there but differs from the published file ({file.target.stat().st_size:,} instead "
-                f"of {file.size_bytes:,} bytes).",
-                fix="Move it away, or choose another folder.",
-            )
-    return DownloadPlan(variant, folder, tuple(files))
+    return _checked(DownloadPlan(variant.folder, folder, tuple(files)))
+
+
+def plan_repository(repo: str, folder: Path, name: str, revision: str = "") -> DownloadPlan:
+    """Ask the hub for the model in a repository (any of them) that is to lie in `folder`/`name`. Nothing is written.
+
+    `revision` is a branch, tag or commit; empty takes the newest. Where weights are there in several forms, those
+    that transformers loads by default are taken. Raises UserError as `plan_download` does.
+    """
+    folder = Path(folder).expanduser().resolve()
+    files = _files_of(repo, "", folder / name, revision)
+    single = any(file.path == f"{WEIGHTS_STEM}.safetensors" for file in files)
+    weights = _SINGLE_WEIGHTS if single else _SHARDED_WEIGHTS
+    kept = [file for file in files if not file.path.endswith(".safetensors") or weights.fullmatch(file.path)]
+    return _checked(DownloadPlan(name, folder, tuple(kept)))
 
 
 def download(variant_name: str, folder: Path, job: Job) -> Path:
@@ -137,7 +150,7 @@ def fetch(plan: DownloadPlan, job: Job) -> Path:
             job.check_stop()
             if not file.is_there:
                 _fetch_file(file, job, stage)
-    return plan.folder / plan.variant.folder
+    return plan.folder / plan.name
 
 
 def _variant(name: str) -> Variant:
@@ -150,6 +163,18 @@ def _variant(name: str) -> Variant:
     )
 
 
+def _checked(plan: DownloadPlan) -> DownloadPlan:
+    """The plan, if no file of other content stands in its way."""
+    for file in plan.files:
+        if file.is_there and file.target.stat().st_size != file.size_bytes:
+            raise UserError(
+                f"{file.target} is there but differs from the published file ({file.target.stat().st_size:,} instead "
+                f"of {file.size_bytes:,} bytes).",
+                fix="Move it away, or choose another folder.",
+            )
+    return plan
+
+
 def _is_whole(folder: Path, stem: str) -> bool:
     """Whether a shared folder is there with its weights, wherever it came from."""
     try:
@@ -158,12 +183,12 @@ def _is_whole(folder: Path, stem: str) -> bool:
         return False
 
 
-def _files_of(repo: str, subfolder: str, target: Path) -> list[RemoteFile]:
+def _files_of(repo: str, subfolder: str, target: Path, revision: str = "") -> list[RemoteFile]:
     """The wanted files that lie directly in a repository or in one of its sub-folders."""
     from huggingface_hub import HfApi
 
     with _hub_errors(repo):
-        info = HfApi().model_info(repo, files_metadata=True)
+        info = HfApi().model_info(repo, revision=revision or None, files_metadata=True)
     files = []
     for sibling in info.siblings or []:
         path = PurePosixPath(sibling.rfilename)

@@ -42,7 +42,11 @@ class CaptionSettings(Settings):
     )
     seed: int = knob(42, "Seed where the temperature is above 0.", group="models", level="expert", ge=0)
     window_s: float = knob(
-        60.0, "Longest part of a song a local model hears at once, in seconds.", group="models", ge=10, le=600
+        60.0,
+        "Seconds a local model hears at a time for lyrics, and of each excerpt where a song is too long for a caption.",
+        group="models",
+        ge=10,
+        le=600,
     )
     quantize: Literal["auto", "none", "int8", "nf4"] = knob(
         "auto", "Smaller weights of local models; auto does so where the memory asks for it.", group="models"

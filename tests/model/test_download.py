@@ -320,3 +320,59 @@ def test_more_than_the_disk_holds_is_refused_before_the_first_byte(hub: Hub, tmp
 def test_an_unknown_variant_suggests_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='Did you mean "turbo"'):
         plan_download("tubro", tmp_path)
+
+
+LABELLER = "someone/captioner"
+MODEL_SCRIPT = """
+import sys
+from acestep.captioning.local import model_folder
+from acestep.core.errors import UserError
+from acestep.core.jobs import Job
+try:
+    print(model_folder(sys.argv[1], Job(lambda kind, what: kind == "say" and print(what))))
+except UserError as error:
+    print("error:", error)
+"""
+
+
+def labelling_model(hub: Hub | str, home: Path, name: str = LABELLER, **environment: str) -> list[str]:
+    address = hub if isinstance(hub, str) else hub.address
+    variables = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home), **environment}
+    variables.pop("HF_TOKEN", None)
+    command = [sys.executable, "-c", MODEL_SCRIPT, name]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().split("\n")
+
+
+def test_a_labelling_model_is_fetched_once_and_then_needs_no_network(hub: Hub, tmp_path: Path) -> None:
+    hub.repos[LABELLER] = {
+        **hub.repos[BASE],
+        "model.fp32-00001-of-00002.safetensors": b"the same weights in another form",
+        "chat_template.json": b"{}",
+    }
+    told = labelling_model(hub, tmp_path)
+    folder = tmp_path / "acestep-models/someone--captioner"
+    assert "MB" in told[0]
+    assert LABELLER in told[0]
+    assert told[-1] == str(folder)
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "chat_template.json", "download.json"} <= names
+    assert not [name for name in names if "fp32" in name or name.endswith((".py", ".bin"))]
+    assert labelling_model("http://127.0.0.1:9", tmp_path) == [str(folder)]
+    assert labelling_model(hub, tmp_path, HF_HUB_OFFLINE="1") == [str(folder)]
+    assert labelling_model(hub, tmp_path, str(folder)) == [str(folder)]
+
+
+def test_a_revision_of_a_labelling_model_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    hub.repos[LABELLER] = hub.repos[BASE]
+    assert labelling_model(hub, tmp_path, f"{LABELLER}@v2")[-1].endswith("someone--captioner@v2")
+    assert [path for _, path, _ in hub.requests if path == f"/api/models/{LABELLER}/revision/v2"]
+
+
+def test_without_the_hub_a_labelling_model_is_a_sentence(hub: Hub, tmp_path: Path) -> None:
+    assert "cannot be reached" in labelling_model("http://127.0.0.1:9", tmp_path)[-1]
+    assert "HF_HUB_OFFLINE" in labelling_model(hub, tmp_path, HF_HUB_OFFLINE="1")[-1]
+    assert "has no repository" in labelling_model(hub, tmp_path)[-1]
+    assert "no model folder" in labelling_model(hub, tmp_path, str(tmp_path / "nowhere"))[-1]
+    assert not list(tmp_path.rglob("download.json"))
