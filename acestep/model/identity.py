@@ -72,6 +72,17 @@ def vae_fingerprint(checkpoint: Checkpoint) -> str:
     return value_hash([_settings(folder / "config.json"), _sampled(read_weights(folder, DIFFUSERS_STEM))])
 
 
+def folder_fingerprint(folder: Path) -> str:
+    """Identity of any model in a folder as transformers saves it: configuration, weights and tokenizer."""
+    return value_hash(
+        [
+            _settings(folder / "config.json"),
+            _sampled(read_weights(folder, WEIGHTS_STEM)),
+            _files(folder, _TOKENIZER_FILES),
+        ]
+    )
+
+
 def _original_tensors(checkpoint: Checkpoint, part: Part) -> dict[str, StoredTensor]:
     """A part's tensors under their original names, from either layout."""
     stored = read_weights(*checkpoint.part_location(part))
