@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from acestep.ui.app import App
+from acestep.ui.dataset_tab import build_dataset
 from acestep.ui.demo import start_demo
 from acestep.ui.header import build_header
 from acestep.ui.page import Page
@@ -26,6 +27,7 @@ def build(app: App) -> tuple[gr.Blocks, Page]:
         build_header(page, TITLE)
         with gr.Tabs(elem_id="tabs"):
             build_service(page)
+            build_dataset(page)
             build_preprocess(page)
             build_train(page)
             build_runs(page)

@@ -93,7 +93,7 @@ def _read(path: Path, source: Source, max_duration_s: float) -> tuple[np.ndarray
     frames_read = 0
     for block in source.blocks():
         block = block[: int(min(len(block), limit - frames_read))]
-        _check_finite(path, block, frames_read, source.sample_rate)
+        check_finite(path, block, frames_read, source.sample_rate)
         frames_read += len(block)
         pieces.append(resampler.push(block))
         if frames_read >= limit:
@@ -132,7 +132,8 @@ class _Resampler:
         return (nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)).T
 
 
-def _check_finite(path: Path, block: np.ndarray, first_frame: int, sample_rate: int) -> None:
+def check_finite(path: Path, block: np.ndarray, first_frame: int, sample_rate: int) -> None:
+    """Raise a UserError that says where a block [frames, channels] holds NaN or infinite samples."""
     finite = np.isfinite(block)
     if not finite.all():
         where_s = (first_frame + int(np.argmin(finite.all(axis=1)))) / sample_rate

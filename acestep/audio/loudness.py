@@ -15,6 +15,8 @@ PEAK_CEILING = np.float32(10 ** (-1 / 20))
 """-1 dBFS as a sample value."""
 
 FULL_SCALE = np.float32(1.0)
+_LOWEST_RATE = 4000  # the shelf of the weighting lies at 1500 Hz
+
 BLOCK_S = 0.4
 """Length of the measuring block of ITU-R BS.1770; shorter sound has no integrated loudness."""
 
@@ -35,6 +37,52 @@ def integrated_loudness(samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> 
         meter = pyloudnorm.Meter(sample_rate, block_size=BLOCK_S)
         loudness = float(meter.integrated_loudness(np.ascontiguousarray(samples.T, dtype=np.float64)))
     return loudness if math.isfinite(loudness) else -math.inf
+
+
+class LoudnessMeter:
+    """Integrated loudness of sound that arrives block by block; the same measure as `integrated_loudness`."""
+
+    def __init__(self, sample_rate: int, channels: int) -> None:
+        from pyloudnorm.iirfilter import IIRfilter
+        from scipy.signal import lfilter
+
+        self._filter, self._measurable = lfilter, sample_rate >= _LOWEST_RATE
+        # the two filters of K-weighting, as pyloudnorm's own meter has them
+        shelf = IIRfilter(4.0, 1 / math.sqrt(2), 1500.0, sample_rate, "high_shelf")
+        high_pass = IIRfilter(0.0, 0.5, 38.0, sample_rate, "high_pass")
+        self._stages = [(stage.b, stage.a, np.zeros((2, channels))) for stage in (shelf, high_pass)]
+        self._channels, self._hop = channels, round(BLOCK_S / 4 * sample_rate)
+        self._rest = np.zeros((0, channels))
+        self._powers: list[np.ndarray] = []
+
+    def push(self, block: np.ndarray) -> None:
+        """Take in the next samples [frames, channels]."""
+        if not self._measurable:
+            return
+        weighted = block.astype(np.float64)
+        for number, (b, a, state) in enumerate(self._stages):
+            weighted, state = self._filter(b, a, weighted, axis=0, zi=state)
+            self._stages[number] = (b, a, state)
+        weighted = np.concatenate([self._rest, weighted])
+        hops = len(weighted) // self._hop
+        whole, self._rest = weighted[: hops * self._hop], weighted[hops * self._hop :]
+        self._powers.append((whole.reshape(hops, self._hop, self._channels) ** 2).mean(axis=1).sum(axis=1))
+
+    def integrated(self) -> float:
+        """LUFS of what was pushed so far; -inf where there is none, and for sound with too low a sample rate."""
+        powers = np.concatenate([np.zeros(0), *self._powers])
+        if len(powers) < 4:
+            return -math.inf
+        blocks = np.convolve(powers, np.full(4, 0.25), mode="valid")  # overlapping by three quarters
+        blocks = blocks[blocks > _power(-70.0)]
+        if not len(blocks):
+            return -math.inf
+        gated = blocks[blocks > 0.1 * blocks.mean()]  # the relative gate lies 10 LU below
+        return -0.691 + 10 * math.log10(gated.mean())
+
+
+def _power(lufs: float) -> float:
+    return 10 ** ((lufs + 0.691) / 10)
 
 
 def normalize(samples: np.ndarray, mode: Normalization) -> np.ndarray:

@@ -37,8 +37,7 @@ from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.dataset.dataset import Dataset
 from acestep.dataset.label_files import LabelWriter
-from acestep.dataset.labels import Labels, same_value, set_label
-from acestep.dataset.lrc import plain_lyrics
+from acestep.dataset.labels import Labels, set_label
 from acestep.dataset.song import DEFAULT, EDITED, NOT_SAID, Song, is_machine
 from acestep.model.facts import INSTRUMENTAL, UNKNOWN_LANGUAGE
 from acestep.settings.caption import CaptionSettings
@@ -143,8 +142,9 @@ def label_dataset(
 def plan_steps(songs: Sequence[Song], settings: CaptionSettings) -> list[Step]:
     """Which backends will be asked for what about which songs. Raises UserError for a backend that cannot do it."""
     asked: dict[str, set[Field]] = {}
+    named = {"metadata_by": settings.metadata_by, "caption_by": settings.caption_by, "lyrics_by": settings.lyrics_by}
     for role, fields in ROLES.items():
-        name: str = getattr(settings, role)
+        name = named[role]
         if not name or (role == "lyrics_by" and settings.instrumental == "yes"):
             continue
         can = backend(name).facts.gives.intersection(fields)
@@ -237,7 +237,7 @@ class _Batch:
         self.job.check_stop()
         with (
             step.backend.open(self.settings, self.keys, self.job) as opened,
-            self.job.stage(f"label with {facts.title}", len(todo), "songs") as stage,
+            self.job.stage(f"label with {facts.name}", len(todo), "songs") as stage,
         ):
             walk = self._parallel if facts.parallel else self._one_by_one
             with closing(walk(opened, todo, facts.hears)) as answers:
@@ -381,8 +381,9 @@ class _Batch:
             song.set_from(song.sources["lyrics"], "is_instrumental", instrumental)
         if instrumental and is_machine(song.sources.get("language", "")):
             song.set_from(source, "language", UNKNOWN_LANGUAGE)
-        same = timed_lyrics and same_value("lyrics", plain_lyrics(timed_lyrics), song.lyrics)
-        song.timed_lyrics = timed_lyrics if same else ""
+        song.timed_lyrics = timed_lyrics
+        if not song.times_fit:
+            song.timed_lyrics = ""
 
 
 def _is_said(song: Song, name: str) -> bool:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,14 +79,17 @@ def models_root() -> Path:
 
 
 def _in_hub_cache(repo: str, revision: str) -> Path | None:
+    """The snapshot of a model that another program fetched, if it has weights and a tokenizer."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repo, "config.json", revision=revision or None)
     if not isinstance(found, str):
         return None
-    with contextlib.suppress(UserError):  # a snapshot without its weights is fetched anew
-        weight_files(Path(found).parent, WEIGHTS_STEM)
-        return Path(found).parent
+    folder = Path(found).parent
+    with contextlib.suppress(UserError):  # a snapshot without whole weights is fetched anew
+        weight_files(folder, WEIGHTS_STEM)
+        if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
+            return folder
     return None
 
 
@@ -277,9 +281,8 @@ def windows(signal: np.ndarray, window_s: float) -> list[np.ndarray]:
     if len(signal) <= window:
         return [signal]
     count = math.ceil((len(signal) - overlap) / (window - overlap))
-    step = (len(signal) - overlap) / count
-    starts = [round(number * step) for number in range(count)]
-    return [signal[start : min(len(signal), round(start + step) + overlap)] for start in starts]
+    seams = [number * (len(signal) - overlap) // count for number in range(count + 1)]
+    return [signal[start : end + overlap] for start, end in pairwise(seams)]
 
 
 def excerpts(signal: np.ndarray, longest_s: float, window_s: float) -> list[np.ndarray]:

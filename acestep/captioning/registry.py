@@ -8,12 +8,17 @@ from acestep.captioning.contract import Backend, BackendFacts, Field
 from acestep.core.errors import UserError, did_you_mean
 
 BACKENDS: dict[str, str] = {
+    "analysis": "acestep.captioning.analysis:make",
     "ace-captioner": "acestep.captioning.omni:captioner",
     "ace-transcriber": "acestep.captioning.omni:transcriber",
     "whisper": "acestep.captioning.whisper_local:whisper",
     "music-flamingo": "acestep.captioning.flamingo:music_flamingo",
     "clap-tags": "acestep.captioning.clap_tags:clap_tags",
     "five-hz-lm": "acestep.captioning.five_hz:five_hz_lm",
+    "openai-whisper": "acestep.captioning.openai_whisper:backend",
+    "elevenlabs-scribe": "acestep.captioning.elevenlabs_scribe:backend",
+    "gemini": "acestep.captioning.gemini:backend",
+    "openai-compatible": "acestep.captioning.openai_compatible:backend",
 }
 """Name → "module:function without arguments" of each backend; imported when first asked for."""
 

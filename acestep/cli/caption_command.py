@@ -97,7 +97,7 @@ def _step_facts(step: Step) -> dict[str, Any]:
 
 def _step_lines(facts: dict[str, Any]) -> list[str]:
     fields = ", ".join(facts["fields"])
-    lines = [f"{facts['title']}: {fields} of {facts['songs']} songs, {facts['minutes']:.1f} min of audio."]
+    lines = [f"{facts['backend']}: {fields} of {facts['songs']} songs, {facts['minutes']:.1f} min of audio."]
     if facts["sends_audio"]:
         lines.append(f"  The songs are sent to {facts['title']}, which may charge for it.")
     elif facts["model"]:

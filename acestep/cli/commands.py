@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from acestep.cli.analyze_command import ANALYZE_COMMAND
 from acestep.cli.approval import approval
 from acestep.cli.arguments import POSITIONAL, CommandOptions
 from acestep.cli.caption_command import CAPTION_COMMAND
@@ -349,6 +350,7 @@ COMMANDS: dict[str, Command] = {
         Command("doctor", "what is installed, which device and models, what to fix", DoctorOptions, doctor),
         Command("download", "fetch a model from the Hugging Face Hub", DownloadOptions, download),
         Command("dataset", "scan a folder of songs, report problems, save the dataset file", DatasetOptions, dataset),
+        ANALYZE_COMMAND,
         CAPTION_COMMAND,
         Command("preprocess", "encode songs into a tensor folder", PreprocessOptions, preprocess),
         ESTIMATE_COMMAND,

@@ -90,6 +90,16 @@ def summary(dataset: Dataset) -> Summary:
     )
 
 
+class LabelProblem(Problem):
+    """A problem that goes away as labels are written."""
+
+
+def problems_now(dataset: Dataset) -> list[Problem]:
+    """The problems found while reading, with those about missing captions as they are by now."""
+    found = [problem for problem in dataset.problems if not isinstance(problem, LabelProblem)]
+    return [*found, *label_problems(dataset.songs, dataset.settings.name)]
+
+
 def label_problems(songs: Sequence[Song], subject: str) -> list[Problem]:
     """A warning when songs have neither caption nor genre, so that nobody wonders why they are not trained on."""
     missing = [song.relative for song in songs if not song.labeled]
@@ -103,4 +113,4 @@ def label_problems(songs: Sequence[Song], subject: str) -> list[Problem]:
         message = (
             f"{len(missing)} of {len(songs)} songs have no caption and will not be trained on: {in_words(missing)}."
         )
-    return [Problem(subject, message, "warning")]
+    return [LabelProblem(subject, message, "warning")]

@@ -191,6 +191,27 @@ class History:
             self._undone.clear()
         return edit
 
+    def amend(self, draft: Draft) -> Edit:
+        """Make an edit as part of the last one, as while somebody is typing; one `undo` takes both back.
+
+        An edit of other songs than the last one stands for itself.
+        """
+        first = self._done[-1] if self._done else None
+        second = self.apply(draft)
+        touched = [[song.id for song, _ in edit.draft.songs] for edit in (first, second) if edit is not None]
+        if first is None or not draft.songs or touched[0] != touched[1]:
+            return second
+        pairs = zip(first.draft.songs, draft.songs, strict=True)
+        both = Draft(
+            first.draft.title, tuple((before, after) for (before, _), (_, after) in pairs), warnings=draft.warnings
+        )
+        files = zip(first.written, second.written, strict=True)
+        edit = Edit(both, [Written(last.path, begun.before, last.after) for begun, last in files])
+        for _ in range(min(2, len(self._done))):
+            self._done.pop()
+        self._done.append(edit)
+        return edit
+
     def undo(self) -> Edit:
         """Take the last edit back, in memory and on disk. Raises UserError when there is none."""
         if not self._done:

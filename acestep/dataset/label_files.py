@@ -137,30 +137,25 @@ class _Places:
 
     def __init__(self, dataset: Dataset) -> None:
         self._root = dataset.root
-        self._folders: dict[Path, tuple[list[str], dict[str, str]]] = {}
+        self._folders: dict[Path, tuple[dict[str, str], dict[str, set[str]]]] = {}
 
     def of(self, song: Song) -> Path:
         """The path of a song's own song.json, which may not exist yet."""
         audio = self._root / song.relative  # the link where the song is one
         with contextlib.suppress(OSError):
             audio = audio if audio.samefile(song.path) else song.path
-        names, sidecars = self._folder(audio.parent)
+        sidecars, claims = self._folder(audio.parent)
         name = sidecars.get(audio.name, f"{audio.stem}.json")
-        ours = audio.stem.casefold()
-        sharing = [
-            other
-            for other in names
-            if other != audio.name and (sidecars.get(other) == name or Path(other).stem.casefold() == ours)
-        ]
+        sharing = (claims.get(name, set()) | claims.get(audio.stem.casefold(), set())) - {audio.name}
         if sharing:
             raise UserError(
-                f"{song.relative} and {sharing[0]} would share {name}, so its labels cannot be kept there.",
+                f"{song.relative} and {min(sharing)} would share {name}, so its labels cannot be kept there.",
                 fix=f"Rename one of them. Or: {_ELSEWHERE}",
             )
         return audio.parent / name
 
-    def _folder(self, folder: Path) -> tuple[list[str], dict[str, str]]:
-        """The audio files of a folder, and which JSON file belongs to which."""
+    def _folder(self, folder: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
+        """Which JSON file belongs to which audio file, and the audio files of each JSON file and of each stem."""
         if folder not in self._folders:
             try:
                 names = sorted(entry.name for entry in folder.iterdir())
@@ -168,7 +163,13 @@ class _Places:
                 raise UserError(f"{folder} cannot be read ({error.strerror}).", fix=_ELSEWHERE) from error
             audio = [name for name in names if is_audio_name(name)]
             pairing = pair(audio, [name for name in names if name.lower().endswith(".json")])
-            self._folders[folder] = audio, {name: found["json"] for name, found in pairing.of_audio.items()}
+            sidecars = {name: found["json"] for name, found in pairing.of_audio.items()}
+            claims: dict[str, set[str]] = {}
+            for name in audio:
+                for claim in (sidecars.get(name), Path(name).stem.casefold()):
+                    if claim is not None:
+                        claims.setdefault(claim, set()).add(name)
+            self._folders[folder] = sidecars, claims
         return self._folders[folder]
 
 

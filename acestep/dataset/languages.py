@@ -5,10 +5,10 @@ from __future__ import annotations
 import unicodedata
 from types import MappingProxyType
 
-# code: English names, own names and three-letter codes (ISO 639-2), all in lower case
+# code: English names, own names and three-letter codes (ISO 639-2 and 639-3), all in lower case
 _NAMES = {
-    "ar": "arabic ara العربية",
-    "az": "azerbaijani azeri aze azərbaycan",
+    "ar": "arabic ara arb العربية",
+    "az": "azerbaijani azeri aze azj azərbaycan",
     "bg": "bulgarian bul български",
     "bn": "bengali bangla ben বাংলা",
     "ca": "catalan valencian cat català",
@@ -18,7 +18,7 @@ _NAMES = {
     "el": "greek ell gre ελληνικά",
     "en": "english eng",
     "es": "spanish castilian spa español",
-    "fa": "persian farsi fas per فارسی",
+    "fa": "persian farsi fas per pes فارسی",
     "fi": "finnish fin suomi",
     "fr": "french fra fre français francais",
     "he": "hebrew heb iw עברית",
@@ -33,8 +33,8 @@ _NAMES = {
     "ko": "korean kor 한국어",
     "la": "latin lat",
     "lt": "lithuanian lit lietuvių",
-    "ms": "malay msa may bahasa_melayu",
-    "ne": "nepali nep नेपाली",
+    "ms": "malay msa may zsm bahasa_melayu",
+    "ne": "nepali nep npi नेपाली",
     "nl": "dutch flemish nld dut nederlands",
     "no": "norwegian nor norsk nb nn nob nno bokmål bokmal nynorsk norwegian_bokmål norwegian_bokmal norwegian_nynorsk",
     "pa": "punjabi panjabi pan ਪੰਜਾਬੀ",
@@ -46,7 +46,7 @@ _NAMES = {
     "sk": "slovak slk slo slovenčina",
     "sr": "serbian srp српски srpski",
     "sv": "swedish swe svenska",
-    "sw": "swahili swa kiswahili",
+    "sw": "swahili swa swh kiswahili",
     "ta": "tamil tam தமிழ்",
     "te": "telugu tel తెలుగు",
     "th": "thai tha ไทย",
@@ -68,6 +68,11 @@ LANGUAGE_CODES: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 """Every accepted name and code, in lower case and Unicode form NFKC → one of the model's 51 codes."""
+
+LANGUAGE_NAMES: MappingProxyType[str, str] = MappingProxyType(
+    {code: names.split()[0].capitalize() for code, names in _NAMES.items() if code != "unknown"}
+)
+"""Code → English name of each language the model knows."""
 
 CANTONESE_REGIONS = frozenset({"hk", "mo", "yue", "hongkong", "macau", "macao"})
 """Regions and subtags with which zh means Cantonese."""

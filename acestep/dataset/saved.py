@@ -154,6 +154,11 @@ def read_saved(path: Path) -> Saved:
     return saved
 
 
+def check_dataset_file(path: Path) -> None:
+    """Raise UserError unless `path` is a dataset file of a version known here. Its samples are not looked at."""
+    _parse(existing_file(path, "the dataset file"))
+
+
 def _parse(path: Path) -> dict[str, Any]:
     """The content of a dataset file, the bare list form put into an object."""
     try:

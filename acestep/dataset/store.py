@@ -16,7 +16,7 @@ from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprints
 from acestep.dataset.labels import origin_note
 from acestep.dataset.resolve import apply_evidence
-from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, read_saved
+from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, check_dataset_file, read_saved
 from acestep.dataset.scan import identify, scan_folder
 from acestep.dataset.song import EDITED, NOT_SAID, Song
 from acestep.settings.dataset import DatasetSettings
@@ -113,7 +113,7 @@ def save_dataset(dataset: Dataset, path: str | Path, clock: Callable[[], float] 
         raise UserError(f"The dataset file {path} must end in .json.", fix="Choose such a name.")
     if path.exists():
         try:
-            read_saved(path)
+            check_dataset_file(path)
         except UserError as error:
             raise UserError(
                 f"{path} is not replaced, because it is not a dataset file that can be read.",

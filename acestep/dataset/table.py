@@ -27,6 +27,7 @@ _CSV_COLUMNS = {
     "Genre": "genre",
     "Caption": "caption",
     "Lyrics": "lyrics",
+    "Regularization": "regularization",
 }
 
 

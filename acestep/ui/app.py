@@ -13,8 +13,16 @@ from acestep.core.background import Background, Work
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import read_json, write_json
-from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, Settings, TrainSettings
+from acestep.settings import (
+    CaptionSettings,
+    DatasetSettings,
+    GenerateSettings,
+    PreprocessSettings,
+    Settings,
+    TrainSettings,
+)
 from acestep.training.history import RunHistory
+from acestep.ui.label_desk import LabelDesk
 from acestep.ui.loaded import Loaded
 from acestep.ui.roots import Roots
 
@@ -38,6 +46,8 @@ class Workspace(Settings):
     """Step whose previews are shown; 0 shows the newest."""
     looked_at: str = ""
     """The run shown in the Runs tab."""
+    song: str = ""
+    """Id of the song looked at last."""
     compared: list[str] = Field(default_factory=list)
     """Runs whose curves lie over those of the run looked at."""
     runs_smoothing: float = Field(0.6, ge=0, lt=1)
@@ -45,6 +55,7 @@ class Workspace(Settings):
     preprocess: PreprocessSettings = Field(default_factory=PreprocessSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
+    caption: CaptionSettings = Field(default_factory=CaptionSettings)
 
 
 class App:
@@ -59,8 +70,8 @@ class App:
         self.background = Background()
         self.loaded = Loaded()
         self.history = RunHistory()
-        self.dataset: Dataset | None = None
-        """The dataset in hand; the labels it holds are saved with every change."""
+        self.labels = LabelDesk()
+        """Through which all pages edit the dataset in hand."""
         self.notes: list[str] = []
         """What went wrong while the app started, for the page to show."""
         self.public = False
@@ -70,6 +81,15 @@ class App:
         self._memory = self.project / memory
         self._lock = threading.RLock()
         self.workspace = self._remembered()
+
+    @property
+    def dataset(self) -> Dataset | None:
+        """The dataset in hand; the labels it holds are saved with every change."""
+        return self.labels.dataset
+
+    @dataset.setter
+    def dataset(self, dataset: Dataset | None) -> None:
+        self.labels.take(dataset, None)
 
     def choose(self, **values: Any) -> Workspace:
         """Change the workspace and remember it. Wrong values raise SettingsError."""
@@ -101,13 +121,21 @@ class App:
         return self.background.start(kind, title, work, subject)
 
     def open_songs(self, path: Path, job: Job, settings: DatasetSettings | None = None) -> Dataset:
-        """Load the dataset in a file or of a folder of songs, take it in hand and remember where it is."""
+        """Load the dataset in a file or of a folder of songs, take it in hand and remember where it is.
+
+        Edits are kept in that file, or beside the songs of the folder.
+        """
         from acestep.dataset.store import load_dataset
 
         dataset = load_dataset(path, settings, job)
-        self.dataset = dataset
-        self.choose(songs=str(path))
+        self.take_songs(dataset, path)
         return dataset
+
+    def take_songs(self, dataset: Dataset, place: Path) -> None:
+        """Take a dataset in hand whose edits are kept in `place`: a dataset file, or a folder of songs."""
+        with self._lock:
+            self.labels.take(dataset, place if place.is_file() else None)
+            self.choose(songs=str(place))
 
     def _remembered(self) -> Workspace:
         if not self._memory.exists():

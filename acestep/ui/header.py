@@ -40,7 +40,7 @@ def show_notes(app: App) -> dict[str, Any]:
 def way_sign(app: App) -> Hashable:
     """Changes with the workspace, the dataset in hand, and each piece of work that begins or ends."""
     current = app.background.current
-    return app.revision, current and (current.started, current.state)
+    return app.revision, app.labels.revision, current and (current.started, current.state)
 
 
 def way_html(found: list[Station]) -> str:

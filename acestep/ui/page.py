@@ -7,7 +7,7 @@ window and another browser all show the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,21 +27,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Watcher:
-    """A part of the page that follows the app: `sign` is cheap and changes when `show` would draw something else."""
+    """A part of the page that follows the app: `sign` is cheap and changes when `show` would draw something else.
+
+    Both get what stands in the parts named by `inputs` on the page that looks, by keyword.
+    """
 
     wires: Wires
     name: str
-    sign: Callable[[], Hashable]
+    sign: Callable[..., Hashable]
     show: Handler
     outputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
 
-    def look(self, before: Hashable) -> tuple[Hashable, dict[Any, Any]]:
-        """The sign now, and updates where it is another than `before`."""
+    def look(self, before: Hashable, shown: Mapping[str, Any] | None = None) -> tuple[Hashable, dict[Any, Any]]:
+        """The sign now, and updates where it is another than `before`; `shown` is what its inputs hold."""
+        shown = shown or {}
         try:
-            sign = self.sign()
+            sign = self.sign(**shown)
             if sign == before:
                 return sign, {}
-            updates = self.show() or {}
+            updates = self.show(**shown) or {}
         except UserError as error:
             return str(error), {} if before == str(error) else {self.wires.problem: problem(str(error), error.detail)}
         except Exception as error:  # noqa: BLE001 - one broken part must not stop the others: traceback to the log
@@ -73,11 +78,20 @@ class Page:
         return self.tabs[name]
 
     def watch(
-        self, wires: Wires, name: str, sign: Callable[[], Hashable], show: Handler, outputs: Iterable[str]
+        self,
+        wires: Wires,
+        name: str,
+        sign: Callable[..., Hashable],
+        show: Handler,
+        outputs: Iterable[str],
+        inputs: Iterable[str] = (),
     ) -> None:
-        """Redraw `outputs` by `show` whenever `sign` gives something new while the part is seen."""
+        """Redraw `outputs` by `show` whenever `sign` gives something new while the part is seen.
+
+        What the parts `inputs` hold on each page goes into both; keep it small, as it is sent with every look.
+        """
         wires.handlers[name] = show
-        self.watchers.append(Watcher(wires, name, sign, show, tuple(outputs)))
+        self.watchers.append(Watcher(wires, name, sign, show, tuple(outputs), tuple(inputs)))
 
     def handler(self, path: str) -> Handler:
         """A handler by "tab.name", to be called without a browser."""
@@ -89,20 +103,23 @@ class Page:
         seen, selected = gr.State({}), gr.State(next(iter(self._blocks)))
         problems = [wires.problem for wires in self.tabs.values()]
         shown = [watcher.wires.parts[part] for watcher in self.watchers for part in watcher.outputs]
+        asked = list(dict.fromkeys(watcher.wires.parts[part] for watcher in self.watchers for part in watcher.inputs))
         options: dict[str, Any] = {
-            "inputs": [selected, seen],
+            "inputs": [selected, seen, *asked],
             "outputs": list(dict.fromkeys([seen, *problems, *shown])),
             "show_progress": "hidden",
             "api_visibility": "private",
         }
 
-        def look(tab: str, signs: dict[str, Hashable]) -> dict[Any, Any]:
+        def look(tab: str, signs: dict[str, Hashable], *values: Any) -> dict[Any, Any]:
+            holds = dict(zip(asked, values, strict=True))
             now = dict(signs)
             updates: dict[Any, Any] = {}
             for watcher in self.watchers:
                 if watcher.wires.tab in (FRAME, tab):
                     key = f"{watcher.wires.tab}.{watcher.name}"
-                    now[key], changed = watcher.look(now.get(key))
+                    shown = {part: holds[watcher.wires.parts[part]] for part in watcher.inputs}
+                    now[key], changed = watcher.look(now.get(key), shown)
                     updates |= changed
             return {seen: now if now != signs else gr.skip(), **updates}
 

@@ -25,26 +25,30 @@ def build_runs(page: Page) -> None:
     with page.tab("runs", "Runs") as wires:
         table, trouble = gr.HTML(elem_id="runs-table", padding=False), gr.HTML(padding=False)
         wires.add(table=table, trouble=trouble)
-        with gr.Row(equal_height=True):
-            run = gr.Dropdown(label="Run", info="What is shown below, and what the buttons are about.", min_width=300)
-            compared = gr.Dropdown(
-                label="Compare with",
-                multiselect=True,
-                max_choices=len(STYLES) - 1,
-                info="Up to four other runs.",
-                min_width=300,
-            )
-        wires.add(run=run, compared=compared)
-        _build_actions(app, wires)
-        with gr.Row():
-            with gr.Column(scale=3, min_width=340):
-                _build_curves(page, wires)
-            with gr.Column(scale=2, min_width=320):
-                gr.Markdown("### Settings of the run")
-                settings = gr.HTML(elem_id="run-settings", padding=False)
-        gr.Markdown("### Differences")
-        differences = gr.HTML(elem_id="run-differences", padding=False)
-        wires.add(settings=settings, differences=differences)
+        with gr.Column(visible=False) as details:
+            with gr.Row(equal_height=True):
+                run = gr.Dropdown(
+                    label="Run", info="What is shown below, and what the buttons are about.", min_width=300
+                )
+                compared = gr.Dropdown(
+                    label="Compare with",
+                    multiselect=True,
+                    max_choices=len(STYLES) - 1,
+                    info="Up to four other runs.",
+                    min_width=300,
+                )
+            wires.add(run=run, compared=compared)
+            _build_actions(app, wires)
+            with gr.Row():
+                with gr.Column(scale=3, min_width=340):
+                    _build_curves(page, wires)
+                with gr.Column(scale=2, min_width=320):
+                    gr.Markdown("### Settings of the run")
+                    settings = gr.HTML(elem_id="run-settings", padding=False)
+            gr.Markdown("### Differences")
+            differences = gr.HTML(elem_id="run-differences", padding=False)
+            wires.add(settings=settings, differences=differences)
+        wires.add(details=details)
 
         wires.on(
             [run.input, compared.input],
@@ -53,9 +57,11 @@ def build_runs(page: Page) -> None:
             ["run", "compared"],
         )
         page.watch(wires, "table", lambda: table_sign(app), lambda: show_table(app), ["table", "trouble"])
-        page.watch(wires, "choices", lambda: choices_sign(app), lambda: show_choices(app), ["run", "compared"])
-        details = ["settings", "differences", "charts"]
-        page.watch(wires, "details", lambda: details_sign(app), lambda: show_details(app), details)
+        page.watch(
+            wires, "choices", lambda: choices_sign(app), lambda: show_choices(app), ["run", "compared", "details"]
+        )
+        shown = ["settings", "differences", "charts"]
+        page.watch(wires, "details", lambda: details_sign(app), lambda: show_details(app), shown)
 
 
 def _build_actions(app: App, wires: Wires) -> None:
@@ -133,6 +139,7 @@ def show_choices(app: App) -> dict[str, Any]:
     runs = chosen_runs(app)
     looked_at = str(runs[0].path) if runs else None
     return {
+        "details": gr.update(visible=bool(choices)),
         "run": gr.update(choices=choices, value=looked_at),
         "compared": gr.update(
             choices=[choice for choice in choices if choice[1] != looked_at],

@@ -44,7 +44,8 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
-.gradio-container { max-width: 1360px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1360px !important; width: 100% !important; margin: 0 auto !important; }
+.gradio-container main { width: 100%; }
 h1 { font-size: 1.35rem; font-weight: 650; margin: .4rem 0 .2rem; }
 
 ol.way { display: flex; gap: .4rem; list-style: none; margin: .3rem 0; padding: 0; flex-wrap: wrap; }
@@ -71,7 +72,8 @@ p.next { margin: .1rem 0 .3rem; color: var(--body-text-color-subdued); }
 .block.problem, .problem.problem { border-left: 4px solid #dc2626; padding: .5rem .9rem !important; background: #fef2f2;
   border-radius: 4px;  color: #7f1d1d; overflow-wrap: anywhere; }
 .dark .problem { background: #450a0a; color: #fecaca; }
-.problem * { color: inherit !important; border: 0; background: none; padding: 0; }
+.problem *, .problem .problem.problem { color: inherit !important; border: 0; background: none;
+  padding: 0 !important; }
 .good { border-left: 4px solid var(--primary-500); padding: .4rem .9rem !important; overflow-wrap: anywhere; }
 .wrong input, .wrong textarea { border-color: #dc2626 !important; }
 .wrong span[data-testid="block-info"] + div, .wrong .info { color: #dc2626 !important; }
@@ -126,6 +128,42 @@ tr.error td { color: #dc2626; } tr.warning td { color: #b45309; }
 .gradio-container table.facts :is(th, td), .gradio-container table.runs-table :is(th, td) { border: 0; }
 .gradio-container table.runs-table td, .gradio-container table.runs-table th[scope=row] {
   border-top: 1px solid var(--border-color-primary); }
+.gradio-container { --chosen: var(--primary-50); }
+.dark, .dark .gradio-container { --chosen: var(--primary-900); }
+p.quiet { color: var(--body-text-color-subdued); margin: .2rem 0; }
+p.facts-line { margin: .3rem 0; }
+.empty { text-align: center; padding: 2.2rem 1rem; color: var(--body-text-color-subdued); max-width: 46rem;
+  margin: 0 auto; }
+.empty h3 { font-size: 1.1rem; font-weight: 600; }
+#songs, .wide { max-width: calc(100vw - 4.4rem); border: 1px solid var(--border-color-primary); border-radius: 8px;
+  overflow: auto; }
+#songs:not(:has(table)) { border: 0; }
+:is(#song-notes, #bulk-preview):not(:has(p, li)) { display: none; }
+#songs.block, #songs > *, .wide { padding: 0 !important; }
+.gradio-container :is(#songs, .wide) table { border: 0; border-radius: 0; }
+.gradio-container #songs button { all: unset; cursor: pointer; font-weight: 600; }
+.gradio-container #songs button:focus-visible { outline: 2px solid var(--primary-600); }
+.gradio-container, .gradio-container > .main { width: 100%; box-sizing: border-box; }
+:is(table.songs, table.changes) { border-collapse: collapse; width: 100%; font-size: .86rem; margin: 0; }
+.gradio-container :is(table.songs, table.changes) :is(tr, th, td) { border: 0; }
+:is(table.songs, table.changes) :is(th, td) { padding: .3rem .55rem; text-align: left; }
+.gradio-container :is(table.songs, table.changes) td { border-top: 1px solid var(--border-color-primary); }
+table.songs td { white-space: nowrap; cursor: pointer; }
+table.songs td:first-child { white-space: normal; min-width: 10rem; overflow-wrap: anywhere; }
+table.songs td:nth-child(9) { white-space: normal; min-width: 14rem; }
+table.songs th { position: sticky; top: 0; background: var(--background-fill-secondary); z-index: 1; }
+table.songs th[aria-sort=ascending] button::after { content: " \\2191"; }
+table.songs th[aria-sort=descending] button::after { content: " \\2193"; }
+table.songs tbody tr:hover td { background: var(--background-fill-secondary); }
+table.songs .lacks { color: #b45309; } .dark table.songs .lacks { color: #fbbf24; }
+table.changes td { vertical-align: top; overflow-wrap: anywhere; }
+table.changes del { color: #b91c1c; } table.changes ins { color: #047857; text-decoration: none; }
+.dark table.changes del { color: #fca5a5; } .dark table.changes ins { color: #6ee7b7; }
+#song-bar { border-top: 1px solid var(--border-color-primary); padding-top: .6rem; align-items: center; }
+#song-heading small { font-weight: 400; color: var(--body-text-color-subdued); }
+#song-heading h3 { font-size: 1.05rem; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
+pre.prompt { white-space: pre-wrap; font-family: var(--font-mono); font-size: .82rem; padding: .6rem .8rem;
+  margin: .3rem 0; border-radius: 6px; background: var(--background-fill-secondary); overflow-wrap: anywhere; }
 table.facts { border-collapse: collapse; width: 100%; font-size: .9rem; }
 table.facts th { text-align: left; font-weight: 600; padding: .2rem .8rem .2rem 0; white-space: nowrap;
   vertical-align: top; }

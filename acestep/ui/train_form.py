@@ -89,11 +89,16 @@ def use_tensors(form: Form, typed: str) -> Updates:
     if not typed.strip():
         return {"facts": ""}
     folder = app.roots.resolve(typed, "Tensor folder")
-    if not (folder / "index.json").is_file():
-        return {"facts": '<p class="quiet">No tensors are in this folder. Preprocess writes them.</p>'}
+    if not holds_tensors(folder):
+        return {"facts": tensor_facts(folder)}
     if str(folder) != app.workspace.tensors:
         app.choose(tensors=str(folder))
     return {"facts": tensor_facts(folder), **show_plan(form, app.workspace.train)}
+
+
+def holds_tensors(folder: str | Path) -> bool:
+    """Whether songs have been encoded into a folder."""
+    return bool(folder) and (Path(folder) / "index.json").is_file()
 
 
 def tensor_facts(folder: str | Path) -> str:
@@ -102,6 +107,8 @@ def tensor_facts(folder: str | Path) -> str:
 
     if not folder:
         return ""
+    if not holds_tensors(folder):
+        return '<p class="quiet">No tensors are in this folder yet. Preprocess writes them.</p>'
     store = TensorStore.open(folder)
     minutes = sum(song.duration_s for song in store.songs) / 60
     trigger = f"trigger word {store.info.trigger_word}" if store.info.trigger_word else "no trigger word"
@@ -240,8 +247,8 @@ def show_plan(form: Form, settings: TrainSettings) -> Updates:
     from acestep.training.outlook import outlook
 
     app, command = form.app, run_command(form.app, settings)
-    if not app.workspace.tensors:
-        waiting = '<p class="quiet">Choose a tensor folder to see how long a run will be.</p>'
+    if not holds_tensors(app.workspace.tensors):
+        waiting = '<p class="quiet">Choose a folder with encoded songs to see how long a run will be.</p>'
         return {"plan": waiting, "advice": "", "command": command}
     try:
         store = TensorStore.open(app.workspace.tensors)

@@ -55,21 +55,23 @@ class Wires:
         handler: Handler,
         inputs: Iterable[str] = (),
         outputs: Iterable[str] = (),
+        event_data: str = "",
         **options: Any,
     ) -> Any:
         """When `event` happens (a click, a change, or a list of them), call `handler` with the named inputs.
 
         A UserError is shown in the tab's problem line and at the fields it names; any other error goes to the log
-        with its traceback. Returns gradio's dependency, for `.then`.
+        with its traceback. What the event itself tells goes in under the name `event_data`, if one is given.
+        Returns gradio's dependency, for `.then`.
         """
         self.handlers[name] = handler
         inputs = list(inputs)
         marked = [controls for controls in self.controls if any(part in controls.knobs for part in inputs)]
         shown = dict.fromkeys([*outputs, *(part for controls in marked for part in controls.knobs)])
 
-        def call(*values: Any) -> dict[Any, Any]:
+        def call(*values: Any, **told: Any) -> dict[Any, Any]:
             try:
-                updates = handler(**dict(zip(inputs, values, strict=True))) or {}
+                updates = handler(**dict(zip(inputs, values, strict=True)), **told) or {}
             except UserError as error:
                 fields = error.fields if isinstance(error, SettingsError) else {}
                 return {self.problem: problem(str(error), error.detail), **self._marks(marked, fields)}
@@ -79,9 +81,12 @@ class Wires:
             named = {self.parts[part]: update for part, update in updates.items()}
             return {self.problem: problem(""), **self._marks(marked, {}), **named}
 
+        def call_with_event(event: gr.EventData, *values: Any) -> dict[Any, Any]:
+            return call(*values, **{event_data: event._data})
+
         return gr.on(
             event if isinstance(event, list) else [event],
-            call,
+            call_with_event if event_data else call,
             inputs=[self.parts[part] for part in inputs],
             outputs=[self.problem, *(self.parts[part] for part in shown)],
             api_name=f"{self.tab}_{name}",

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from acestep.audio.write import write_audio
+from acestep.captioning.batch import label_dataset
 from acestep.captioning.contract import FIELDS, Answer, SongToLabel
 from acestep.captioning.demo import build_flamingo, build_omni
 from acestep.captioning.local import SAMPLE_RATE
 from acestep.captioning.registry import backend, backends_giving
 from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
+from acestep.dataset.scan import scan_folder
 from acestep.settings.caption import CaptionSettings
 
 BALLAD = (
@@ -148,6 +151,46 @@ def test_the_seed_decides_where_words_are_drawn(folders) -> None:
     drawn = [texts_of(folder, temperature=1.5, seed=seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert texts_of(folder, seed=1) == texts_of(folder, seed=2)  # nothing is drawn at temperature 0
+
+
+def test_a_full_card_hears_less_and_then_gives_up_with_a_sentence(folders) -> None:
+    """The model is made to fail as a full card fails, beyond a number of tokens."""
+    import torch
+
+    told: list[str] = []
+    job = Job(lambda kind, what: told.append(str(what)) if kind == "warn" else None)
+    room = 540  # tokens: some 270 of the question, and 25 a second
+
+    def fail_when_full(_module, _arguments, inputs) -> None:
+        if inputs["inputs_embeds"].shape[1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with backend("ace-captioner").open(settings_for(folders("ballad")), {}, job) as opened:
+        opened._listener._model.model.language_model.register_forward_pre_hook(fail_when_full, with_kwargs=True)
+        wanted = frozenset({"caption"})
+        whole = opened.label(song(2, wanted=wanted))
+        assert (whole.usage["audio_s"], told) == (2.0, [])
+        less = opened.label(song(12, 1, wanted))
+        assert less.usage["audio_s"] == pytest.approx(10, abs=0.01)
+        assert values(less) == values(whole)
+        assert "10 s of a song are heard at once from here on" in told[0]
+        room = 400
+        with pytest.raises(UserError, match="does not hold 10 s of a song"):
+            opened.label(song(12, 2, wanted))
+
+
+def test_a_batch_is_stopped_and_goes_on(folders, tmp_path: Path) -> None:
+    for number in range(3):
+        write_audio(tmp_path / f"{number}.wav", np.full((2, 2 * 48_000), 0.1 * number + 0.1, np.float32))
+    job = Job(lambda kind, what: job.request_stop() if kind == "progress" and what.unit == "songs" else None)
+    chosen = settings_for(folders("ballad"), caption_by="ace-captioner", metadata_by="", lyrics_by="")
+    label_dataset(scan_folder(tmp_path), chosen, {}, job)
+    done = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
+    assert 0 < len(done) < 3
+    label_dataset(scan_folder(tmp_path), chosen, {}, Job())
+    songs = scan_folder(tmp_path).songs
+    assert [(one.caption, one.genre) for one in songs] == [("A slow piano ballad with strings.", "ballad")] * 3
+    assert all(path.read_bytes() == content for path, content in done.items())
 
 
 class StopsSoon(Job):

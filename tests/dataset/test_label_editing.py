@@ -169,6 +169,24 @@ def test_disk_follows_every_edit_and_undo_restores_both_to_the_last_byte(
     assert not history.can_undo
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+def test_amended_edits_are_one_to_take_back_and_to_make_again(
+    dataset: Dataset, music: Path, tmp_path: Path, in_file: bool
+) -> None:
+    first, second = dataset.songs[:2]
+    begin, on_disk = first.caption, files(music)
+    history = History(dataset, tmp_path / "set.json" if in_file else None, most=1)
+    for text in ("S", "Sl", "Slow"):
+        history.amend(set_labels([first], caption=text))
+    history.undo()
+    assert (first.caption, history.can_undo, files(music)) == (begin, False, on_disk)
+    history.redo()
+    assert first.caption == "Slow"
+    history.amend(set_labels([second], genre="ska"))
+    history.undo()
+    assert (first.caption, second.genre) == ("Slow", ""), "another song is an edit of its own"
+
+
 def test_undo_leaves_what_another_program_wrote_meanwhile(dataset: Dataset, music: Path) -> None:
     history = History(dataset)
     history.apply(set_labels(dataset.songs, caption="new", bpm=100))

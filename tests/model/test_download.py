@@ -376,3 +376,18 @@ def test_without_the_hub_a_labelling_model_is_a_sentence(hub: Hub, tmp_path: Pat
     assert "has no repository" in labelling_model(hub, tmp_path)[-1]
     assert "no model folder" in labelling_model(hub, tmp_path, str(tmp_path / "nowhere"))[-1]
     assert not list(tmp_path.rglob("download.json"))
+
+
+def test_what_another_program_fetched_is_used_if_it_is_whole(hub: Hub, tmp_path: Path) -> None:
+    cache = tmp_path / "hub/models--someone--captioner"
+    snapshot = cache / "snapshots" / REVISION
+    snapshot.mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(REVISION)
+    for name in ("config.json", "tokenizer.json"):
+        (snapshot / name).write_text("{}")
+    hub.repos[LABELLER] = hub.repos[BASE]
+    assert "acestep-models" in labelling_model(hub, tmp_path)[-1], "that snapshot has no weights"
+    (snapshot / "model.safetensors").write_bytes(b"")
+    other = f"{LABELLER}@{REVISION}"
+    assert labelling_model("http://127.0.0.1:9", tmp_path, other) == [str(snapshot)]

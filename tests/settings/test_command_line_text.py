@@ -93,7 +93,7 @@ def test_every_setting_has_values_that_a_command_can_carry(knob: Knob) -> None:
 
 def test_only_what_differs_from_the_preset_is_in_the_command() -> None:
     preset = preset_values("tier_8gb_lora")
-    changed = TrainSettings(**{**preset, "rank": 32, "gradient_checkpointing": False})
+    changed = TrainSettings(**{**preset, "rank": 32, "gradient_checkpointing": 0.0})
     arguments = options_of(changed, preset)
-    assert arguments == ["--rank", "32", "--no-gradient-checkpointing"]
+    assert arguments == ["--rank", "32", "--gradient-checkpointing", "0.0"]
     assert read_back(command_text(["acestep", "train", "--preset", "tier_8gb_lora", *arguments])) == changed

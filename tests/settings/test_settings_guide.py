@@ -13,7 +13,8 @@ from acestep.settings import GenerateSettings, TrainSettings, fields_of, guide
 def test_the_guide_is_up_to_date() -> None:
     text = guide.GUIDE.read_text(encoding="utf-8")
     assert guide.with_tables(text) == text, "run python -m acestep.settings.guide"
-    assert guide.tables_in(text) == ["DatasetSettings", "PreprocessSettings", "TrainSettings", "GenerateSettings"]
+    tables = ["DatasetSettings", "CaptionSettings", "PreprocessSettings", "TrainSettings", "GenerateSettings"]
+    assert guide.tables_in(text) == tables
 
 
 def test_a_table_has_a_row_for_every_setting_with_default_and_values() -> None:

@@ -1,0 +1,85 @@
+"""The Dataset tab: songs and their labels."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from acestep.dataset.dataset import problems_now, summary
+from acestep.ui.app import App
+from acestep.ui.dataset_bulk import build_bulk, build_settings
+from acestep.ui.dataset_labelling import build_labelling
+from acestep.ui.dataset_song import build_song
+from acestep.ui.dataset_source import build_files, build_open
+from acestep.ui.dataset_split import build_split
+from acestep.ui.dataset_table import build_table, length_words
+from acestep.ui.page import Page
+
+PROBLEMS_SHOWN = 100
+NOTHING_YET = """<div class="empty"><h3>No songs are open yet</h3>
+<p>Choose a folder of songs above and press Open, or drop songs or a ZIP file. Ten to thirty songs of one style are a
+good start. Labels lying beside the songs (JSON, text, LRC, CSV) are read along; what is missing you write here.</p>
+<p>Only to try it out: “Prepare the demo” in Service makes some songs.</p></div>"""
+
+
+def build_dataset(page: Page) -> None:
+    """Draw the tab; each section wires itself."""
+    app = page.app
+    with page.tab("dataset", "Dataset") as wires:
+        with gr.Accordion("Open songs", open=app.dataset is None) as opener:
+            build_open(page, wires)
+        facts = gr.HTML(padding=False, elem_id="dataset-facts")
+        with gr.Column(visible=False) as songs:
+            build_table(page, wires)
+            build_song(page, wires)
+            with gr.Accordion("Change many songs", open=False):
+                build_bulk(page, wires)
+            with gr.Accordion("Trigger word, prompts and name of the dataset", open=False):
+                build_settings(page, wires)
+            with gr.Accordion("Label by machine", open=False):
+                build_labelling(page, wires)
+            with gr.Accordion("Save, export and import", open=False):
+                build_files(page, wires)
+            with gr.Accordion("Split long recordings", open=False):
+                build_split(page, wires)
+        wires.add(opener=opener, facts=facts, desk=songs)
+        page.watch(wires, "facts", lambda: app.labels.revision, lambda: {"facts": facts_html(app)}, ["facts"])
+        page.watch(
+            wires, "desk", lambda: app.labels.generation, lambda: show_desk(app), ["opener", "desk", "open_said"]
+        )
+
+
+def show_desk(app: App) -> dict[str, Any]:
+    """The sections that need songs, once there are some; the ways to open songs fold away then."""
+    opened = app.dataset is not None
+    return {"desk": gr.update(visible=opened), "opener": gr.update(open=not opened), "open_said": ""}
+
+
+def facts_html(app: App) -> str:
+    """The dataset in numbers, and what was found while it was read."""
+    if app.dataset is None:
+        return NOTHING_YET
+    with app.labels.lock:
+        numbers, problems = summary(app.dataset), problems_now(app.dataset)
+    words = [
+        f"<b>{escape(numbers.name)}</b>",
+        f"{numbers.songs} songs",
+        f"{length_words(numbers.duration_s)} of music",
+        f"{numbers.labeled} labelled",
+        f"{numbers.with_lyrics} with lyrics",
+        f"{numbers.instrumental} instrumental",
+    ]
+    if not problems:
+        return f'<p class="facts-line" role="status">{" · ".join(words)} · nothing to complain about</p>'
+    items = "".join(f"<li>{escape(str(problem))}</li>" for problem in problems[:PROBLEMS_SHOWN])
+    rest = f"<li>and {len(problems) - PROBLEMS_SHOWN} more</li>" if len(problems) > PROBLEMS_SHOWN else ""
+    errors = sum(problem.severity == "error" for problem in problems)
+    title = f"{len(problems)} {'thing' if len(problems) == 1 else 'things'} to look at" + (
+        f", {errors} files left out" if errors else ""
+    )
+    return (
+        f'<p class="facts-line" role="status">{" · ".join(words)}</p>'
+        f'<details><summary>{title}</summary><ul class="problems">{items}{rest}</ul></details>'
+    )
