@@ -281,3 +281,42 @@ def _save_chat_model(folder: Path, model: Any, vocabulary: dict[str, int]) -> No
     model.generation_config.eos_token_id = vocabulary[_END]
     model.generation_config.pad_token_id = vocabulary[_PADDING]
     model.save_pretrained(folder)
+
+
+def build_clap(folder: Path, seed: int = 0, window_s: int = 2) -> Path:
+    """A CLAP that hears `window_s` seconds of 48 kHz at a time."""
+    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor, RobertaTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # first: positions are counted from that of <pad>
+    vocabulary = {token: number for number, token in enumerate([*special, *_byte_vocabulary([])])}
+    tokenizer = RobertaTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+    extractor = ClapFeatureExtractor(feature_size=64, max_length_s=window_s, truncation="rand_trunc")
+    ClapProcessor(extractor, tokenizer).save_pretrained(folder)
+    config = ClapConfig(
+        text_config={
+            "vocab_size": len(vocabulary),
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 16,
+            "max_position_embeddings": 80,
+            "pad_token_id": vocabulary["<pad>"],
+            "bos_token_id": vocabulary["<s>"],
+            "eos_token_id": vocabulary["</s>"],
+            "initializer_range": 1.0,
+        },
+        audio_config={
+            "spec_size": 256,
+            "num_mel_bins": 64,
+            "patch_embeds_hidden_size": 8,
+            "hidden_size": 64,
+            "depths": [1, 1, 1, 1],
+            "num_attention_heads": [1, 1, 1, 1],
+            "projection_dim": 16,
+        },
+        projection_dim=16,
+        logit_scale_init_value=200.0,  # as sharp as a trained model's, so that some tags stand out
+    )
+    _seeded(lambda: ClapModel(config), seed).save_pretrained(folder)
+    return folder

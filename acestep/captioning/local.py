@@ -237,6 +237,7 @@ def load_model(model_class: Any, folder: Path, placement: Placement, unneeded: s
 def load_errors(folder: Path) -> Iterator[None]:
     """Turn what goes wrong with a model's files into sentences."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -247,7 +248,16 @@ def load_errors(folder: Path) -> Iterator[None]:
             f"The memory of the graphics card is too small for the model in {folder}.",
             fix="Choose quantize nf4, close other programs that use the card, or choose the device cpu.",
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
         raise UserError(
             f"The model in {folder} cannot be loaded.",
             fix="Check that the folder holds a whole model of the kind this backend uses.",

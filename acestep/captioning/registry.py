@@ -13,6 +13,8 @@ BACKENDS: dict[str, str] = {
     "ace-transcriber": "acestep.captioning.omni:transcriber",
     "whisper": "acestep.captioning.whisper_local:whisper",
     "music-flamingo": "acestep.captioning.flamingo:music_flamingo",
+    "clap-tags": "acestep.captioning.clap_tags:clap_tags",
+    "five-hz-lm": "acestep.captioning.five_hz:five_hz_lm",
     "openai-whisper": "acestep.captioning.openai_whisper:backend",
     "elevenlabs-scribe": "acestep.captioning.elevenlabs_scribe:backend",
     "gemini": "acestep.captioning.gemini:backend",

@@ -110,17 +110,18 @@ def plan_download(variant_name: str, folder: Path) -> DownloadPlan:
     return _checked(DownloadPlan(variant.folder, folder, tuple(files)))
 
 
-def plan_repository(repo: str, folder: Path, name: str, revision: str = "") -> DownloadPlan:
+def plan_repository(repo: str, folder: Path, name: str, revision: str = "", subfolder: str = "") -> DownloadPlan:
     """Ask the hub for the model in a repository (any of them) that is to lie in `folder`/`name`. Nothing is written.
 
-    `revision` is a branch, tag or commit; empty takes the newest. Where weights are there in several forms, those
-    that transformers loads by default are taken. Raises UserError as `plan_download` does.
+    The model lies at the top of the repository or in `subfolder`. `revision` is a branch, tag or commit; empty takes
+    the newest. Where weights are there in several forms, those that transformers loads by default are taken. Raises
+    UserError as `plan_download` does.
     """
     folder = Path(folder).expanduser().resolve()
-    files = _files_of(repo, "", folder / name, revision)
-    single = any(file.path == f"{WEIGHTS_STEM}.safetensors" for file in files)
+    files = _files_of(repo, subfolder, folder / name, revision)
+    single = any(file.target.name == f"{WEIGHTS_STEM}.safetensors" for file in files)
     weights = _SINGLE_WEIGHTS if single else _SHARDED_WEIGHTS
-    kept = [file for file in files if not file.path.endswith(".safetensors") or weights.fullmatch(file.path)]
+    kept = [file for file in files if not file.path.endswith(".safetensors") or weights.fullmatch(file.target.name)]
     return _checked(DownloadPlan(name, folder, tuple(kept)))
 
 

@@ -94,7 +94,7 @@ def load_condition_encoder(checkpoint: Checkpoint, dtype: torch.dtype, device: D
 
 
 def load_audio_tokenizer(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> AceStepAudioTokenizer:
-    """Latents to 5 Hz tokens; used for covers only."""
+    """Latents to 5 Hz tokens; used for covers and by codes.py."""
     from diffusers.pipelines.ace_step.modeling_ace_step import AceStepAudioTokenizer
 
     arguments = checkpoint.config.tokenizer_kwargs()

@@ -36,6 +36,17 @@ class CaptionSettings(Settings):
         "", "Model for captions: Hub name or folder; empty takes the backend's own.", group="models"
     )
     lyrics_model: str = knob("", "Model for lyrics: Hub name or folder; empty takes the backend's own.", group="models")
+    tags_file: str = knob(
+        "", "Tags that clap-tags chooses from, a JSON file; empty takes the built-in list.", group="models"
+    )
+    codes_model: str = knob(
+        "",
+        "ACE-Step model that turns audio into codes for five-hz-lm: name or folder; empty takes the first found.",
+        group="models",
+    )
+    codes_s: float = knob(
+        240.0, "Seconds of a song that five-hz-lm hears at most, from its start.", group="models", ge=10, le=600
+    )
     max_tokens: int = knob(600, "Longest caption in tokens; lyrics get more with their length.", group="models", ge=32)
     temperature: float = knob(
         0.0, "Randomness of written captions; 0 always takes the likeliest word.", group="models", ge=0, le=2

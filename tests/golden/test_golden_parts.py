@@ -7,6 +7,7 @@ from golden_model import TOLERANCE, GoldenModel
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from acestep.model.codes import latent_codes
 from acestep.model.loading import load_null_condition
 
 
@@ -63,6 +64,12 @@ def test_tokenizer(golden_model: GoldenModel) -> None:
     assert torch.equal(indices, vectors["indices"])
     assert_close(quantized, vectors["quantized"], **TOLERANCE)
     assert_close(from_codes, vectors["code_embeddings"], **TOLERANCE)
+
+
+def test_codes_of_a_song(golden_model: GoldenModel) -> None:
+    vectors = golden_model.vectors("tokenizer_detokenizer")
+    for latents, indices in zip(vectors["latents"], vectors["indices"], strict=True):
+        assert latent_codes(golden_model.tokenizer, latents, golden_model.silence) == indices.flatten().tolist()
 
 
 def test_detokenizer(golden_model: GoldenModel) -> None:
