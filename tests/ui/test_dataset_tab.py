@@ -156,6 +156,7 @@ def test_leaving_a_field_as_it_was_changes_nothing(opened: Page, songs: Path, de
 def test_every_label_reaches_its_file(opened: Page, songs: Path) -> None:
     values = {"genre": "ska", "bpm": 90, "keyscale": "8A", "timesignature": "3", "language": "de", "custom_tag": "zug"}
     values |= {"prompt_override": "genre", "repeat": 3, "lyrics": "[Verse]\nNur ein Zug", "caption": "Slow"}
+    values |= {"regularization": True}
     assert values.keys() | {"is_instrumental"} == NOT_SAID.keys()
     form = pick(opened)
     for name, value in values.items():
