@@ -302,10 +302,16 @@ class EpochOrder:
     def __init__(self, data: TrainingData, settings: TrainSettings) -> None:
         self.data = data
         self.settings = settings
+        self._last: tuple[int, list[list[list[Sample]]]] | None = None
         self.steps_per_epoch = len(self.steps(0))
 
     def steps(self, epoch: int) -> list[list[list[Sample]]]:
-        """Epoch → optimizer steps → micro-batches → samples."""
+        """Epoch → optimizer steps → micro-batches → samples. The last epoch asked for is kept: each step asks."""
+        if self._last is None or self._last[0] != epoch:
+            self._last = epoch, self._shuffled(epoch)
+        return self._last[1]
+
+    def _shuffled(self, epoch: int) -> list[list[list[Sample]]]:
         pieces = [
             (song, piece)
             for song in self.data.songs
