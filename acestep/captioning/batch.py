@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from acestep.captioning.contract import (
 )
 from acestep.captioning.pace import Pace
 from acestep.captioning.registry import BACKENDS, backend
+from acestep.captioning.services import key_of
 from acestep.core.ahead import Ahead
 from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
@@ -107,6 +108,8 @@ def label_dataset(
     songs: Sequence[str] | None = None,
     *,
     file: Path | None = None,
+    report: LabelReport | None = None,
+    changing: Callable[[Song], AbstractContextManager[object]] = lambda song: nullcontext(),
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] | None = None,
 ) -> LabelReport:
@@ -115,18 +118,24 @@ def label_dataset(
     Labels are kept in the dataset file `file`, or beside the songs where that is None, after each song. A stopped
     batch returns its report; running it again does what is left. Trouble with a song is in the report. Raises
     UserError for trouble that every song would meet (BackendUnusable); what was written by then is kept.
+
+    A given `report` is filled song by song, for screens that look at it meanwhile. Labels of a song change within
+    the context `changing(song)` only; what somebody typed since the song was asked about stays.
     """
     job = job or Job()
     started = clock()
-    report = LabelReport()
+    report = report or LabelReport()
     chosen = _chosen(dataset, songs)
     report.songs = len(chosen)
-    batch = _Batch(dataset, settings, keys, job, report, Pace(settings, job, clock, sleep or job.wait))
+    pace = Pace(settings, job, clock, sleep or job.wait)
+    batch = _Batch(dataset, settings, keys, job, report, pace, changing)
     with LabelWriter(dataset, file, clock=clock) as batch.writer:
         try:
             if settings.instrumental == "yes":
                 batch.mark_instrumental(chosen)
-            for step in plan_steps(chosen, settings):
+            steps = plan_steps(chosen, settings)
+            check_keys(steps, keys)
+            for step in steps:
                 batch.run(step)
         except Stopped:
             report.stopped = True
@@ -160,6 +169,12 @@ def plan_steps(songs: Sequence[Song], settings: CaptionSettings) -> list[Step]:
         if due := [(song, fields) for song, fields in due if fields]:
             steps.append(Step(maker, tuple(due)))
     return steps
+
+
+def check_keys(steps: Sequence[Step], keys: Mapping[str, str]) -> None:
+    """Raise UserError unless every key that will be needed is there, rather than after the first backend's hour."""
+    for step in steps:
+        key_of(step.backend.facts, keys)
 
 
 def due_fields(song: Song, wanted: frozenset[Field], maker: Backend, settings: CaptionSettings) -> frozenset[Field]:
@@ -212,6 +227,7 @@ class _Batch:
     job: Job
     report: LabelReport
     pace: Pace
+    changing: Callable[[Song], AbstractContextManager[object]]
     writer: LabelWriter = field(init=False)
     failed_in_a_row: int = 0
 
@@ -220,8 +236,9 @@ class _Batch:
         for song in songs:
             said = song.sources.get("lyrics", DEFAULT)
             if self.settings.fill == "all" or said == DEFAULT or (self.settings.fill == "machine" and is_machine(said)):
-                song.edit(is_instrumental=True)
-                self.writer.write(song)
+                with self.changing(song):
+                    song.edit(is_instrumental=True)
+                    self.writer.write(song)
 
     def run(self, step: Step) -> None:
         """Open a backend, ask it about its songs, and close it."""
@@ -243,7 +260,8 @@ class _Batch:
             with closing(walk(opened, todo, facts.hears)) as answers:
                 for song, fields, answer in answers:
                     self.report.asked += 1
-                    self._keep(song, fields, answer, step.backend)
+                    with self.changing(song):
+                        self._keep(song, fields, answer, step.backend)
                     stage.advance(note=song.relative)
 
     def _one_by_one(
@@ -333,6 +351,7 @@ class _Batch:
         for name, amount in answer.usage.items():
             self.report.usage[name] = self.report.usage.get(name, 0) + amount
         self.report.problems += [Problem(song.relative, note, "warning") for note in answer.notes]
+        fields = due_fields(song, fields, maker, self.settings)  # less what was typed while it was under way
         values = self._values(song, fields, answer)
         source = maker.facts.name
         for name in sorted(fields):

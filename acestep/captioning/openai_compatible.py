@@ -37,6 +37,7 @@ FACTS = BackendFacts(
     gives=frozenset(FIELDS) - {"bpm"},
     hears=HEARS,
     key_variable="OPENAI_COMPATIBLE_API_KEY",
+    key_needed=False,
     network=True,
     parallel=True,
     packages=("openai",),
@@ -99,7 +100,7 @@ class OpenAICompatible:
     @contextmanager
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[OpenServer]:
         """The client. Raises UserError without an address, and where the model must be chosen."""
-        service = service_of(FACTS, settings, keys, job, key_needed=False)
+        service = service_of(FACTS, settings, keys, job)
         if not service.base_url:
             raise UserError("The OpenAI-compatible server has no address.", fix="Set base_url, http://HOST:8000/v1.")
         with openai_client(service, settings) as client:

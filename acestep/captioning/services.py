@@ -122,16 +122,20 @@ class Service:
         raise TryAgain(f"{self.title} gave an answer of another form than agreed (wrong: {wrong}).")
 
 
-def service_of(
-    facts: BackendFacts, settings: CaptionSettings, keys: Mapping[str, str], job: Job, *, key_needed: bool = True
-) -> Service:
-    """The service of a backend. Raises UserError for a missing key and for an address that is none."""
-    key = (keys.get(facts.key_variable) or os.environ.get(facts.key_variable, "")).strip()
-    if not key and key_needed:
+def key_of(facts: BackendFacts, keys: Mapping[str, str]) -> str:
+    """The key of a backend, from `keys` or the environment. Raises UserError where one is needed and missing."""
+    key = (keys.get(facts.key_variable) or os.environ.get(facts.key_variable, "")).strip() if facts.key_variable else ""
+    if not key and facts.key_variable and facts.key_needed:
         raise UserError(
             f"{facts.title} needs a key.",
             fix=f"Set the environment variable {facts.key_variable}, or type the key into the password field.",
         )
+    return key
+
+
+def service_of(facts: BackendFacts, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Service:
+    """The service of a backend. Raises UserError for a missing key and for an address that is none."""
+    key = key_of(facts, keys)
     if not re.fullmatch(r"[!-~]*", key):
         raise UserError(f"The key in {facts.key_variable} holds characters that no key has.", fix="Copy it again.")
     base_url = _address(facts, settings)
@@ -158,6 +162,15 @@ def _address(facts: BackendFacts, settings: CaptionSettings) -> str:
     if parts.username or parts.password or parts.query:
         raise UserError("base_url holds more than an address.", fix=f"Put the key into {facts.key_variable}.")
     return url
+
+
+def recipient(facts: BackendFacts, settings: CaptionSettings) -> str:
+    """Who gets the sound of the songs from this backend; empty where it stays on this computer."""
+    if not facts.network:
+        return ""
+    address = _address(facts, settings)
+    host = urlsplit(address).hostname or ""
+    return "" if host in _LOCAL_HOSTS else host or facts.title
 
 
 def model_name(facts: BackendFacts, settings: CaptionSettings) -> str:
