@@ -20,6 +20,7 @@ import numpy as np
 
 from acestep.audio.resample import LONGEST_HEARD_S, Resampled, decode_as
 from acestep.captioning.contract import (
+    FIELDS,
     Answer,
     Backend,
     BackendUnusable,
@@ -327,7 +328,9 @@ class _Batch:
         """What the backend says about a song, or the trouble it has with this one."""
         language = self.settings.language or (song.language if song.language != UNKNOWN_LANGUAGE else "")
         samples: np.ndarray | None = heard.samples if heard else None
-        question = SongToLabel(song.path, song.duration_s, fields, samples, language)
+        known = {name: getattr(song, name) for name in FIELDS if name not in fields}
+        known = {name: value for name, value in known.items() if value != NOT_SAID[name]}
+        question = SongToLabel(song.path, song.duration_s, fields, samples, language, known)
         try:
             answer = self.pace.ask(lambda: opened.label(question), song.id)
         except BackendUnusable:

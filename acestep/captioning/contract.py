@@ -61,7 +61,8 @@ class SongToLabel:
     """One song as a backend gets it.
 
     `samples` is float32 [channels, N] in the form the backend's facts ask for, or None where it reads the file
-    itself. `wanted` are the fields asked for; `language` is a code where the user has said it, else empty.
+    itself. `wanted` are the fields asked for; `language` is a code where the user has said it, else empty; `known` are
+    the labels it has in other fields.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class SongToLabel:
     wanted: frozenset[Field]
     samples: np.ndarray | None = None
     language: str = ""
+    known: Mapping[Field, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from acestep.captioning.parsing import parse_think
 from acestep.core.device import choose_device, free_memory
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
+from acestep.dataset.text import one_line
 from acestep.model.checkpoints import (
     DEFAULT_FOLDER,
     WEIGHTS_STEM,
@@ -58,7 +59,15 @@ LEAST_ANSWER = 768
 """Tokens that stay for the answer, whatever the song's length."""
 
 _MOST_CAPTION = 512  # tokens of a caption, as in training
-_SIZES = ("0.6B", "1.7B", "4B")
+_LINE_OF: dict[Field, str] = {
+    "bpm": "bpm",
+    "caption": "caption",
+    "genre": "genres",
+    "keyscale": "keyscale",
+    "timesignature": "timesignature",
+}
+"""The lines of the model's notes by field."""
+
 _SHORT_NAME = re.compile(r"(?:acestep-5hz-lm-)?(0\.6|1\.7|4)b", re.IGNORECASE)
 
 
@@ -256,7 +265,8 @@ class _Reader:
 
 
 def _told(song: SongToLabel) -> dict[str, str]:
-    """What is known before the model is asked: the length, and the language where the user said it."""
+    """What is known before the model is asked, by the names it has for it; the rest is then true to that."""
     shortest, longest = DURATION_RANGE_S
     told = {"duration": str(int(min(max(song.duration_s, shortest), longest)))}
+    told |= {line: one_line(str(song.known[field])) for field, line in _LINE_OF.items() if field in song.known}
     return told | ({"language": song.language} if song.language else {})

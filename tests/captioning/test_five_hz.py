@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,15 @@ def test_a_song_gets_all_labels_but_lyrics(demo_checkpoint: Path) -> None:
     assert 0 < first.values["bpm"].confidence <= 1
     assert first.usage["audio_s"] == 2.0
     assert ask(settings(demo_checkpoint), song(seed=1)) == [second], "whatever came before"
+
+
+def test_the_model_is_told_what_is_known(demo_checkpoint: Path) -> None:
+    """The rest of the answer follows from it, and known fields are not answered."""
+    free = song(wanted=frozenset({"keyscale", "timesignature"}))
+    bound = replace(free, known={"bpm": 77, "caption": "slow\npiano", "genre": "jazz"})
+    first, second = ask(settings(demo_checkpoint, temperature=2.0), free, bound)
+    assert first.usage["tokens"] > second.usage["tokens"], "a short caption instead of a long one"
+    assert set(second.values) <= {"keyscale", "timesignature"}
 
 
 def test_draws_depend_on_the_seed_and_the_song_only(demo_checkpoint: Path) -> None:
