@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from acestep.audio.analysis import threads_at_once
 from acestep.audio.resample import LONGEST_HEARD_S, Resampled, decode_as
 from acestep.captioning.contract import (
     FIELDS,
     Answer,
     Backend,
+    BackendFacts,
     BackendUnusable,
     Field,
     Guess,
@@ -37,6 +39,7 @@ from acestep.captioning.services import key_of
 from acestep.core.ahead import Ahead
 from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
+from acestep.dataset import spelling
 from acestep.dataset.dataset import Dataset
 from acestep.dataset.label_files import LabelWriter
 from acestep.dataset.labels import Labels, set_label
@@ -83,7 +86,7 @@ class Told:
 class LabelReport:
     """What labelling did. `labelled` songs got at least one value, `failed` ones have an error among the problems.
 
-    `usage` sums up what backends count: tokens, seconds of audio, cost_usd.
+    `usage` sums up what backends count: tokens, audio_s (seconds that were heard), estimated_usd.
     """
 
     songs: int = 0
@@ -124,6 +127,7 @@ def label_dataset(
     the context `changing(song)` only; what somebody typed since the song was asked about stays.
     """
     job = job or Job()
+    settings = settings.model_copy(update={"language": _language(settings.language)})
     started = clock()
     report = report or LabelReport()
     chosen = _chosen(dataset, songs)
@@ -206,6 +210,14 @@ def _was_measured(source: str, maker: Backend) -> bool:
     return backend(source).facts.origin == "analysis"
 
 
+def _language(said: str) -> str:
+    """The code of the language that the user says all lyrics are in."""
+    code = spelling.language(said).value
+    if said and code in (None, UNKNOWN_LANGUAGE):
+        raise UserError(f'language: "{said}" is no language the model knows.', fix='Give a code, such as "de".')
+    return code if said and code else ""
+
+
 def _chosen(dataset: Dataset, ids: Sequence[str] | None) -> list[Song]:
     if ids is None:
         return list(dataset.songs)
@@ -251,6 +263,8 @@ class _Batch:
                 todo.append((song, fields))
             except UserError as error:
                 self.report.problems.append(Problem(song.relative, str(error)))
+        if not todo:
+            return
         self.failed_in_a_row = 0
         self.job.check_stop()
         with (
@@ -258,7 +272,7 @@ class _Batch:
             self.job.stage(f"label with {facts.name}", len(todo), "songs") as stage,
         ):
             walk = self._parallel if facts.parallel else self._one_by_one
-            with closing(walk(opened, todo, facts.hears)) as answers:
+            with closing(walk(opened, todo, facts)) as answers:
                 for song, fields, answer in answers:
                     self.report.asked += 1
                     with self.changing(song):
@@ -266,10 +280,10 @@ class _Batch:
                     stage.advance(note=song.relative)
 
     def _one_by_one(
-        self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], hears: Hearing | None
+        self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], facts: BackendFacts
     ) -> Answers:
         """Answers in order; the next song is decoded while the backend works on the present one."""
-        with Ahead((song for song, _ in todo), partial(_heard, hears=hears)) as ahead:
+        with Ahead((song for song, _ in todo), partial(_heard, hears=facts.hears)) as ahead:
             for song, fields in todo:
                 self.job.check_stop()
                 try:
@@ -277,13 +291,11 @@ class _Batch:
                 except UserError as error:
                     yield song, fields, error
                     continue
-                answer = self._answer(opened, song, fields, heard)
+                answer = self._answer(opened, facts, song, fields, heard)
                 del heard  # else it stays in memory beside the next two
                 yield song, fields, answer
 
-    def _parallel(
-        self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], hears: Hearing | None
-    ) -> Answers:
+    def _parallel(self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], facts: BackendFacts) -> Answers:
         """Answers as they come in, so many songs under way at once as the settings allow and no more in memory.
 
         When the job is to stop or the batch ends with an error, songs under way are finished first: they may have
@@ -292,19 +304,18 @@ class _Batch:
 
         def ask(song: Song, fields: frozenset[Field]) -> Answer | UserError:
             try:
-                heard = _heard(song, hears)
+                heard = _heard(song, facts.hears)
             except UserError as error:
                 return error
-            return self._answer(opened, song, fields, heard)
+            return self._answer(opened, facts, song, fields, heard)
 
         under_way: dict[Future[Answer | UserError], tuple[Song, frozenset[Field]]] = {}
         waiting = iter(todo)
         ended: BaseException | None = None
-        with ThreadPoolExecutor(self.settings.parallel_requests, "label") as pool:
+        most = self.settings.parallel_requests if facts.network else threads_at_once()
+        with ThreadPoolExecutor(most, "label") as pool:
             while True:
-                while (
-                    ended is None and not self.job.stop_requested and len(under_way) < self.settings.parallel_requests
-                ):
+                while ended is None and not self.job.stop_requested and len(under_way) < most:
                     if (following := next(waiting, None)) is None:
                         break
                     under_way[pool.submit(ask, *following)] = following
@@ -323,7 +334,12 @@ class _Batch:
         self.job.check_stop()
 
     def _answer(
-        self, opened: OpenBackend, song: Song, fields: frozenset[Field], heard: Resampled | None
+        self,
+        opened: OpenBackend,
+        facts: BackendFacts,
+        song: Song,
+        fields: frozenset[Field],
+        heard: Resampled | None,
     ) -> Answer | UserError:
         """What the backend says about a song, or the trouble it has with this one."""
         language = self.settings.language or (song.language if song.language != UNKNOWN_LANGUAGE else "")
@@ -332,7 +348,7 @@ class _Batch:
         known = {name: value for name, value in known.items() if value != NOT_SAID[name]}
         question = SongToLabel(song.path, song.duration_s, fields, samples, language, known)
         try:
-            answer = self.pace.ask(lambda: opened.label(question), song.id)
+            answer = self.pace.ask(lambda: opened.label(question), song.id, counts=facts.network)
         except BackendUnusable:
             raise
         except UserError as error:
@@ -354,6 +370,14 @@ class _Batch:
         for name, amount in answer.usage.items():
             self.report.usage[name] = self.report.usage.get(name, 0) + amount
         self.report.problems += [Problem(song.relative, note, "warning") for note in answer.notes]
+        try:
+            typed = self.writer.take_over(song)
+        except UserError as error:
+            self.report.problems.append(Problem(song.relative, str(error)))
+            return
+        if typed & fields:
+            told = f"{' and '.join(sorted(typed & fields))} changed in its file meanwhile."
+            self.report.problems.append(Problem(song.relative, told, "warning"))
         fields = due_fields(song, fields, maker, self.settings)  # less what was typed while it was under way
         values = self._values(song, fields, answer)
         source = maker.facts.name
@@ -379,14 +403,13 @@ class _Batch:
         self.report.problems += [Problem(song.relative, warning, "warning") for warning in labels.warnings]
         values: dict[Field, Any] = {name: labels.values[name] for name in fields if name in labels.values}
         lyrics = values.get("lyrics")
-        if lyrics == INSTRUMENTAL and song.sources.get("is_instrumental") == EDITED and not song.is_instrumental:
+        if lyrics == INSTRUMENTAL and _is_said(song, "is_instrumental") and not song.is_instrumental:
             if self.settings.fill != "all":
                 del values["lyrics"]
-                message = "No voice was heard, but you marked it as having one; its lyrics stay as they are."
+                message = "No voice was heard, but it is marked as having one; its lyrics stay as they are."
                 self.report.problems.append(Problem(song.relative, message, "warning"))
         elif lyrics and lyrics != INSTRUMENTAL and self.settings.language and "language" in fields:
-            set_label(labels, "language", self.settings.language)
-            values["language"] = labels.values.get("language", UNKNOWN_LANGUAGE)
+            values["language"] = self.settings.language
         if lyrics == INSTRUMENTAL:
             values.pop("language", None)
         return values
@@ -399,7 +422,7 @@ class _Batch:
     def _settle_voice(self, song: Song, source: str, timed_lyrics: str) -> None:
         """Make the instrumental mark and the times agree with lyrics just written."""
         instrumental = song.lyrics == INSTRUMENTAL
-        if song.sources.get("is_instrumental") != EDITED or song.is_instrumental != instrumental:
+        if song.is_instrumental != instrumental or not _is_said(song, "is_instrumental"):
             song.set_from(song.sources["lyrics"], "is_instrumental", instrumental)
         if instrumental and is_machine(song.sources.get("language", "")):
             song.set_from(source, "language", UNKNOWN_LANGUAGE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,6 @@ from acestep.settings import knob
 if TYPE_CHECKING:
     from acestep.audio.analysis import Analysis
     from acestep.audio.weighing import Estimate
-
-_MOST_THREADS = 4
-"""Songs at once; each holds two minutes of sound and its spectra, about 0.3 GB."""
 
 
 class AnalyzeOptions(CommandOptions):
@@ -69,7 +65,7 @@ def _find(given: tuple[Path, ...]) -> tuple[list[Path], list[Problem]]:
 
 def _analyze_all(paths: list[Path], job: Job) -> list[Analysis | UserError]:
     from acestep.audio.analysis import analyze as analyze_one
-    from acestep.audio.analysis import prepare
+    from acestep.audio.analysis import prepare, threads_at_once
 
     prepare()
 
@@ -82,8 +78,7 @@ def _analyze_all(paths: list[Path], job: Job) -> list[Analysis | UserError]:
         return result
 
     results = []
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    with job.stage("analyze", len(paths), "songs") as stage, ThreadPoolExecutor(threads) as pool:
+    with job.stage("analyze", len(paths), "songs") as stage, ThreadPoolExecutor(threads_at_once()) as pool:
         for path, result in zip(paths, pool.map(run, paths), strict=True):
             results.append(result)
             stage.advance(note=path.name)

@@ -49,7 +49,7 @@ class Loudness:
         peak = float(np.abs(song.samples).max())
         if peak > 0.7:
             raise UserError("It is too loud to hear.")
-        return Answer({"caption": Guess(f"about {peak:.1f} loud"), "bpm": Guess(90)}, usage={"cost_usd": 0.5})
+        return Answer({"caption": Guess(f"about {peak:.1f} loud"), "bpm": Guess(90)}, usage={"estimated_usd": 0.5})
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_folder_is_labelled_and_the_result_is_told(songs: Path, capsys: pytest
     assert main([*arguments, "--yes", "--csv", str(songs.parent / "out.csv")]) == 3
     printed = capsys.readouterr()
     report = json.loads(printed.out)
-    assert (report["labelled"], report["failed"], report["usage"]) == (2, 1, {"cost_usd": 1.0})
+    assert (report["labelled"], report["failed"], report["usage"]) == (2, 1, {"estimated_usd": 1.0})
     assert report["problems"] == [
         {"subject": "live/three.wav", "message": "It is too loud to hear.", "severity": "error"}
     ]
