@@ -354,7 +354,7 @@ def test_values_that_cannot_be_used_are_absent(
 def test_a_refused_key_ends_the_batch_and_keeps_what_was_done(
     songs: Path, backends: Callable[..., Meter], parallel: bool
 ) -> None:
-    meter = backends("meter", parallel=parallel)
+    meter = backends("meter", parallel=parallel, network=parallel)
 
     def refuse(song: SongToLabel) -> None:
         if song.path.name == "song001.wav":
@@ -384,7 +384,7 @@ def test_a_stopped_batch_keeps_what_is_done_and_goes_on_later(
     tmp_path: Path, backends: Callable[..., Meter], parallel: bool
 ) -> None:
     folder = write_songs(tmp_path / "many", [0.1 + 0.01 * number for number in range(12)])
-    meter, job = backends("meter", parallel=parallel), Job()
+    meter, job = backends("meter", parallel=parallel, network=parallel), Job()
 
     def stop(song: SongToLabel) -> None:
         if song.path.name == "song004.wav":
