@@ -288,11 +288,26 @@ def test_a_server_that_takes_sound_as_a_data_url_only_is_understood_and_remember
     assert url.startswith("data:audio/wav;base64,UklGR")
 
 
-def test_a_server_hears_the_lyrics_of_a_long_song_to_its_end(server: Loopback) -> None:
-    answer = label("openai-compatible", server, song("openai-compatible", 400.0))
+def test_a_server_hears_a_long_song_from_its_start_to_its_end(server: Loopback) -> None:
+    asked = song("openai-compatible", 400.0)
+    assert asked.samples is not None
+    asked.samples[0, : 200 * 16_000] *= 0.1
+    sung = iter(("[Verse 1]\nLa noche\nLa luna", "La luna\n\n[Chorus]\nCanta"))
+
+    def script(request: Request) -> Reply:
+        told = request.json()["messages"][-1]["content"][0]["text"] if request.method == "POST" else ""
+        if "Transcribe" not in told:
+            return good(request)
+        return Reply(chat_answer(f"# Languages\nes\n\n# Lyrics\n{next(sung)}"))
+
+    server.script = script
+    answer = label("openai-compatible", server, asked)
+    assert answer.values["lyrics"].value == "[Verse 1]\nLa noche\nLa luna\n\n[Chorus]\nCanta", "seams stand once"
     assert server.paths.count("POST /v1/chat/completions") == 1 + 2
-    assert answer.values["lyrics"].value.count("La noche") == 2
-    assert any("first 200 s" in note for note in answer.notes)
+    assert any("5 excerpts" in note and "290 s" in note for note in answer.notes)
+    content = server.requests[1].json()["messages"][-1]["content"][1]["input_audio"]["data"]
+    heard, rate = soundfile.read(io.BytesIO(base64.b64decode(content)))
+    assert len(heard) / rate == pytest.approx(290) and np.abs(heard[:rate]).max() < 0.1 < np.abs(heard[-rate:]).max()
 
 
 def test_cut_off_answers_are_noted(server: Loopback) -> None:

@@ -103,6 +103,11 @@ def test_lyrics_are_heard_window_by_window(folders) -> None:
     assert answer.values["language"].confidence == 1.0
 
 
+def test_windows_longer_than_the_model_hears_leave_nothing_out(folders) -> None:
+    [answer] = ask("ace-transcriber", folders("song"), song(25), window_s=60)
+    assert answer.usage["audio_s"] == pytest.approx(25 + 2 * 2, abs=0.01)  # the model hears 12 s at once
+
+
 def test_lyrics_without_end_are_told_and_cut(folders) -> None:
     [answer] = ask("ace-transcriber", folders("hanging"), song(4))
     assert values(answer)["lyrics"].split("\n")[-2:] == ["die goldnen Sternlein prangen", "la la la"]
