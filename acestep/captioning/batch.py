@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from acestep.audio.analysis import threads_at_once
-from acestep.audio.resample import LONGEST_HEARD_S, Resampled, decode_as
+from acestep.audio.decode import Audio
+from acestep.audio.resample import decode_as, longest_heard_s
 from acestep.captioning.contract import (
     FIELDS,
     Answer,
@@ -339,7 +340,7 @@ class _Batch:
         facts: BackendFacts,
         song: Song,
         fields: frozenset[Field],
-        heard: Resampled | None,
+        heard: Audio | None,
     ) -> Answer | UserError:
         """What the backend says about a song, or the trouble it has with this one."""
         language = self.settings.language or (song.language if song.language != UNKNOWN_LANGUAGE else "")
@@ -353,7 +354,7 @@ class _Batch:
             raise
         except UserError as error:
             return error
-        return answer if heard is None else _with_warnings(answer, heard.warnings, song)
+        return replace(answer, notes=(*answer.notes, *heard.warnings)) if heard else answer
 
     def _keep(self, song: Song, fields: frozenset[Field], answer: Answer | UserError, maker: Backend) -> None:
         """Write an answer, or note the trouble."""
@@ -437,12 +438,11 @@ def _is_said(song: Song, name: str) -> bool:
     return source != DEFAULT and not is_machine(source)
 
 
-def _heard(song: Song, hears: Hearing | None) -> Resampled | None:
-    return None if hears is None else decode_as(song.path, hears.sample_rate, hears.channels)
-
-
-def _with_warnings(answer: Answer, warnings: tuple[str, ...], song: Song) -> Answer:
-    notes = list(warnings)
-    if song.duration_s > LONGEST_HEARD_S:
-        notes.append(f"Only its first {LONGEST_HEARD_S / 60:.0f} min were listened to.")
-    return Answer(answer.values, answer.timed_lyrics, (*answer.notes, *notes), answer.usage) if notes else answer
+def _heard(song: Song, hears: Hearing | None) -> Audio | None:
+    if hears is None:
+        return None
+    heard = decode_as(song.path, hears.sample_rate, hears.channels)
+    longest_s = longest_heard_s(hears.sample_rate, hears.channels)
+    if song.duration_s <= longest_s:
+        return heard
+    return replace(heard, warnings=(*heard.warnings, f"Only its first {longest_s / 60:.0f} min were listened to."))

@@ -9,6 +9,7 @@ import gc
 import json
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from acestep.audio import resample
 from acestep.captioning.batch import LabelReport, label_dataset, plan_steps
 from acestep.captioning.contract import (
     Answer,
@@ -250,6 +252,27 @@ def test_songs_of_a_local_model_are_decoded_one_ahead_and_let_go(
     meter.before = look
     label(write_songs(tmp_path / "many", [0.3] * 8), settings(caption_by="meter"))
     assert shapes == [(2, 19_200)] * 8 and most <= 2
+
+
+def test_an_hour_is_heard_to_its_end_in_little_memory(
+    tmp_path: Path, backends: Callable[..., Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "long").mkdir()
+    with soundfile.SoundFile(tmp_path / "long" / "hour.wav", "w", 4000, 2) as file:
+        for minute in range(60):
+            file.write(np.full((60 * 4000, 2), 0.1 + minute / 100))
+    meter, ends = backends("meter", hears=Hearing(8000, 1)), []
+    meter.before = lambda song: ends.append((song.samples.shape, float(song.samples[0, -4000:].mean())))
+    tracemalloc.start()
+    report = label(tmp_path / "long", settings(caption_by="meter"))
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    hour_bytes = 3600 * 8000 * 4
+    assert ends == [((1, 3600 * 8000), pytest.approx(0.69, abs=0.01))] and not report.problems
+    assert most_bytes < 3.5 * hour_bytes, "and never a larger form of it"
+    monkeypatch.setattr(resample, "MOST_BYTES", hour_bytes // 2)
+    report = label(tmp_path / "long", settings(caption_by="meter", fill="machine"))
+    assert ends[1][0] == (1, 1800 * 8000) and "first 30 min" in report.problems[0].message
 
 
 def test_services_work_in_parallel_within_bounds_and_the_report_keeps_the_order(
