@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from acestep.captioning import five_hz, local
 from acestep.captioning.batch import Step
+from acestep.captioning.contract import BackendFacts
 from acestep.captioning.services import estimated_usd, model_name, recipient
 from acestep.core.errors import UserError
 from acestep.settings.caption import CaptionSettings
@@ -94,22 +97,22 @@ def look_ahead(steps: Sequence[Step], settings: CaptionSettings) -> list[StepOut
                 memory_gib=facts.memory_gib,
                 sent_to=sent_to,
                 usd=estimated_usd(facts.name, model, seconds) if sent_to else None,
-                download=_download(facts.name, model) if facts.origin == "model" else None,
+                download=_download(facts, model, settings) if facts.origin == "model" else None,
             )
         )
     return found
 
 
-def _download(backend: str, model: str) -> Download | None:
+def _download(facts: BackendFacts, model: str, settings: CaptionSettings) -> Download | None:
     """What is to be fetched for a local backend; None where its model is here."""
-    from acestep.captioning import five_hz, local
-
+    if facts.name == five_hz.NAME and (size := five_hz.published_name(model)):
+        present = five_hz.present_language_model(size, five_hz.codes_checkpoint(settings.codes_model))
+        plan = partial(five_hz.plan_language_model, size)
+    else:
+        present, plan = local.present_folder(model), partial(local.plan_model, model)
+    if present is not None:
+        return None
     try:
-        if backend == five_hz.NAME and five_hz.is_size(model):
-            return None if five_hz.present_size(model) else Download(five_hz.plan_size(model).remaining_bytes)
-        if local.present_folder(model) is not None:
-            return None
-        plan = local.plan_model(model)
-    except UserError as error:
+        return Download(plan().remaining_bytes)
+    except UserError as error:  # the Hub cannot be asked, and perhaps can when it is needed
         return Download(None, str(error))
-    return Download(plan.remaining_bytes)

@@ -16,6 +16,7 @@ from acestep.ui.dataset_source import build_files, build_open
 from acestep.ui.dataset_split import build_split
 from acestep.ui.dataset_table import build_table, length_words
 from acestep.ui.page import Page
+from acestep.ui.wiring import Wires
 
 PROBLEMS_SHOWN = 100
 NOTHING_YET = """<div class="empty"><h3>No songs are open yet</h3>
@@ -44,11 +45,15 @@ def build_dataset(page: Page) -> None:
                 build_files(page, wires)
             with gr.Accordion("Split long recordings", open=False):
                 build_split(page, wires)
-        wires.add(opener=opener, facts=facts, desk=songs)
-        page.watch(wires, "facts", lambda: app.labels.revision, lambda: {"facts": facts_html(app)}, ["facts"])
-        page.watch(
-            wires, "desk", lambda: app.labels.generation, lambda: show_desk(app), ["opener", "desk", "open_said"]
-        )
+        follow_songs(page, wires, opener, facts, songs)
+
+
+def follow_songs(page: Page, wires: Wires, opener: gr.Accordion, facts: gr.HTML, desk: gr.Column) -> None:
+    """Let the line of facts and the sections that need songs follow the songs that are open."""
+    app = page.app
+    wires.add(opener=opener, facts=facts, desk=desk)
+    page.watch(wires, "facts", lambda: app.labels.revision, lambda: {"facts": facts_html(app)}, ["facts"])
+    page.watch(wires, "desk", lambda: app.labels.generation, lambda: show_desk(app), ["opener", "desk", "open_said"])
 
 
 def show_desk(app: App) -> dict[str, Any]:
