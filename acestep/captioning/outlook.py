@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,9 @@ from acestep.captioning.contract import BackendFacts
 from acestep.captioning.services import estimated_usd, model_name, recipient
 from acestep.core.errors import UserError
 from acestep.settings.caption import CaptionSettings
+
+SPOKEN: dict[str, str] = {"bpm": "tempo", "keyscale": "key", "timesignature": "metre"}
+"""Labels whose names in files are no plain words."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class StepOutlook:
 
     def sentences(self) -> list[str]:
         """What to tell before it begins."""
-        told = [f"{self.title}: {', '.join(self.fields)} of {count(self.songs)}, {self.minutes:.1f} min of sound."]
+        told = [f"{self.title}: {spoken(self.fields)} of {count(self.songs)}, {self.minutes:.1f} min of sound."]
         if self.download is not None:
             size = self.download.size_bytes
             told.append(
@@ -65,14 +68,24 @@ class StepOutlook:
             told.append(
                 "What that costs is not known here."
                 if self.usd is None
-                else f"By its public prices that costs about {self.usd:.2f} US dollars; the bill may differ."
+                else f"By its public prices that costs {money(self.usd)}; the bill may differ."
             )
         return told
+
+
+def spoken(fields: Iterable[str]) -> str:
+    """Names of labels as people say them."""
+    return ", ".join(sorted(SPOKEN.get(name, name) for name in fields))
 
 
 def count(songs: int) -> str:
     """How many songs, in words."""
     return "1 song" if songs == 1 else f"{songs} songs"
+
+
+def money(usd: float) -> str:
+    """An estimate in US dollars, in words."""
+    return f"about {usd:.2f} US dollars" if usd >= 0.01 else "less than 0.01 US dollars"
 
 
 def look_ahead(steps: Sequence[Step], settings: CaptionSettings) -> list[StepOutlook]:
@@ -115,4 +128,4 @@ def _download(facts: BackendFacts, model: str, settings: CaptionSettings) -> Dow
     try:
         return Download(plan().remaining_bytes)
     except UserError as error:  # the Hub cannot be asked, and perhaps can when it is needed
-        return Download(None, str(error))
+        return Download(None, error.message)

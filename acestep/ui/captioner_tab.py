@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from acestep.captioning.outlook import spoken
 from acestep.captioning.registry import BACKENDS, backend
 from acestep.dataset.editing import set_labels
 from acestep.ui.app import App
@@ -23,6 +24,10 @@ from acestep.ui.service_tab import build_machine
 from acestep.ui.wiring import Wires
 
 TAG_LABEL = "Trigger word"
+NOTHING_YET = """<div class="empty"><h3>No songs are open yet</h3>
+<p>Choose a folder of songs above and press Open, or drop songs or a ZIP file. Then choose who is to say what about
+them: tempo and key are measured, captions and lyrics come from a model on this computer or from a service.</p>
+<p>What you correct by hand is never overruled by a machine.</p></div>"""
 
 
 def build_captioner(page: Page) -> None:
@@ -33,9 +38,10 @@ def build_captioner(page: Page) -> None:
         facts = gr.HTML(padding=False, elem_id="dataset-facts")
         with gr.Column(visible=False) as desk:
             with gr.Accordion("Label by machine", open=True):
-                build_labelling(page, wires)
+                wire_labelling = build_labelling(page, wires)
             build_table(page, wires)
             build_song(page, wires)
+            wire_labelling()
             with gr.Accordion("Trigger word of all songs", open=False):
                 build_tag(page, wires)
             with gr.Accordion("Change many songs", open=False):
@@ -45,7 +51,7 @@ def build_captioner(page: Page) -> None:
                 build_files(page, wires)
             with gr.Accordion("Split long recordings", open=False):
                 build_split(page, wires)
-        follow_songs(page, wires, opener, facts, desk)
+        follow_songs(page, wires, opener, facts, desk, NOTHING_YET)
 
 
 def build_tag(page: Page, wires: Wires) -> None:
@@ -63,7 +69,11 @@ def build_tag(page: Page, wires: Wires) -> None:
     wires.add(tag=tag, tag_said=said)
     wires.on(put.click, "tag", partial(write_tag, app), ["tag"], ["tag_said"])
     page.watch(
-        wires, "tag_follow", lambda: app.labels.generation, lambda: {"tag": common_tag(app), "tag_said": ""}, ["tag"]
+        wires,
+        "tag_follow",
+        lambda: app.labels.generation,
+        lambda: {"tag": common_tag(app), "tag_said": ""},
+        ["tag", "tag_said"],
     )
 
 
@@ -136,11 +146,12 @@ def backends_html() -> str:
         facts = backend(name).facts
         needs = [f"{facts.memory_gib:.0f} GiB of memory"] if facts.memory_gib else []
         needs += ["key" if facts.key_needed else "address"] if facts.network else []
-        cells = (facts.title, ", ".join(sorted(facts.gives)), ", ".join(needs) or "nothing", model_state(name))
+        cells = (facts.title, spoken(facts.gives), ", ".join(needs) or "nothing", model_state(name))
         rows += f"<tr><td>{'</td><td>'.join(escape(cell) for cell in cells)}</td></tr>"
+    head = "".join(f"<th>{name}</th>" for name in ("Who", "Tells", "Needs", "Model"))
     return (
-        '<div class="wide"><table class="changes"><thead><tr><th>Who</th><th>Tells</th><th>Needs</th><th>Model</th>'
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="wide backends"><table class="changes"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from html import escape
 from typing import Any
@@ -12,6 +12,7 @@ import gradio as gr
 
 from acestep.captioning.batch import ROLES, LabelReport, check_keys, label_dataset, plan_steps
 from acestep.captioning.contract import BackendFacts
+from acestep.captioning.outlook import look_ahead, money
 from acestep.captioning.registry import BACKENDS, backend
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
@@ -30,6 +31,9 @@ SONGS = [
     ("the songs in the table", "shown"),
     ("the selected song", "one"),
 ]
+WHO = tuple(name for name in CaptionSettings.model_fields if name in ROLES)
+"""The settings that name a backend."""
+
 GROUPS = {
     "who": "Language and voices",
     "models": "Models and writing",
@@ -42,14 +46,14 @@ PROBLEMS_SHOWN = 200
 SHUT = {"label_confirm": gr.update(visible=False)}
 
 
-def build_labelling(page: Page, wires: Wires) -> None:
-    """Draw the section and wire it."""
+def build_labelling(page: Page, wires: Wires) -> Callable[[], None]:
+    """Draw the section. Returns what wires it, to be called when the table and the song's form are drawn, too."""
     app = page.app
     known = [backend(name).facts for name in BACKENDS]
     before = app.workspace.caption
     controls = Controls(CaptionSettings)
     with gr.Row():
-        who = {name: _who(name, known, getattr(before, name)) for name in ROLES}
+        who = {name: _who(name, known, getattr(before, name)) for name in WHO}
     wires.add(**who)
     keys = _keys(known, before)
     about = gr.HTML(padding=False, elem_id="label-about")
@@ -60,7 +64,7 @@ def build_labelling(page: Page, wires: Wires) -> None:
     _draw_settings(controls, before)
     wires.add_controls(controls)
     with gr.Row():
-        look = gr.Button("What would happen?", scale=0, min_width=200)
+        look = gr.Button("What would happen?", scale=0, min_width=240)
         start = gr.Button("Label the songs", variant="primary", scale=0, min_width=200, elem_id="label-start")
     plan = gr.HTML(padding=False, elem_id="label-plan")
     with gr.Row(visible=False) as confirm:
@@ -68,7 +72,9 @@ def build_labelling(page: Page, wires: Wires) -> None:
         leave = gr.Button("Leave it", scale=0, min_width=140)
     report = gr.HTML(padding=False, elem_id="label-report")
     wires.add(label_songs=songs, label_plan=plan, label_confirm=confirm, label_report=report, label_about=about, **keys)
-    _wire(page, wires, controls, list(keys), {"look": look, "start": start, "agree": agree, "leave": leave})
+    return partial(
+        _wire, page, wires, controls, list(keys), {"look": look, "start": start, "agree": agree, "leave": leave}
+    )
 
 
 def _wire(page: Page, wires: Wires, controls: Controls, keys: list[str], buttons: dict[str, gr.Button]) -> None:
@@ -178,22 +184,21 @@ def show_settings(app: App, controls: Controls, keys: list[str]) -> dict[str, An
 
 
 def _about(settings: CaptionSettings, keys: list[str]) -> dict[str, Any]:
-    """A line on each chosen backend, and the fields of the keys they take."""
-    items = "".join(f"<li>{escape(backend_words(facts))}</li>" for facts in chosen_backends(settings))
+    """What the chosen backends need, and the fields of the keys they take."""
+    words = [backend_words(facts) for facts in chosen_backends(settings)]
+    items = "".join(f"<li>{escape(text)}</li>" for text in words if text)
     needed = key_variables(settings)
     fields = {variable: gr.update(visible=variable in needed) for variable in keys}
     return {"label_about": f'<ul class="plain">{items}</ul>' if items else "", **fields}
 
 
 def backend_words(facts: BackendFacts) -> str:
-    """What a backend gives and needs, in a sentence."""
-    needs = []
-    if facts.memory_gib:
-        needs.append(f"needs about {facts.memory_gib:.0f} GiB of memory while it runs, less when quantized")
+    """What a backend needs, in a sentence; empty where it needs nothing."""
     if facts.network:
-        needs.append("gets the sound of your songs" + (" and needs a key" if facts.key_needed else ""))
-    what = ", ".join(sorted(facts.gives))
-    return f"{facts.title} ({'; '.join([f'tells {what}', *needs])})."
+        return f"{facts.title} gets the sound of your songs" + (" and needs a key." if facts.key_needed else ".")
+    if facts.memory_gib:
+        return f"{facts.title} needs about {facts.memory_gib:.0f} GiB of memory while it runs, less when quantized."
+    return ""
 
 
 # the run ----------------------------------------------------------------------------------------------------------
@@ -212,8 +217,6 @@ def prepare(app: App, controls: Controls, shown: dict[str, Any]) -> tuple[Captio
 
 def show_plan(app: App, controls: Controls, shown: dict[str, Any], asks: bool = False) -> dict[str, Any]:
     """Who would be asked about how many songs, what is fetched, where the songs go, and what it costs."""
-    from acestep.captioning.outlook import look_ahead
-
     settings, songs, _ = prepare(app, controls, shown)
     outlook = look_ahead(plan_steps(songs, settings), settings)
     items = "".join(f"<li>{escape(' '.join(step.sentences()))}</li>" for step in outlook)
@@ -230,8 +233,6 @@ def nothing_due(settings: CaptionSettings) -> str:
 
 def ask_or_start(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, Any]:
     """Begin, or ask first where songs leave this computer or something large comes to it."""
-    from acestep.captioning.outlook import look_ahead
-
     settings, songs, keys = prepare(app, controls, shown)
     steps = plan_steps(songs, settings)
     check_keys(steps, keys)
@@ -269,7 +270,7 @@ def start_labelling(app: App, controls: Controls, shown: dict[str, Any]) -> dict
     only_asks = bool(steps) and all(step.backend.facts.network for step in steps)
     work = app.start_work("label", title, label, dataset.root, light=only_asks)
     work.result = report  # pages look at it while it grows
-    return {**SHUT, "label_plan": '<p role="status">Labelling; the line at the top shows how far it is.</p>'}
+    return {**SHUT, "label_plan": ""}
 
 
 def label_sign(app: App) -> Hashable:
@@ -293,7 +294,7 @@ def report_html(report: LabelReport, state: str) -> str:
     failed = {problem.subject for problem in report.problems if problem.severity == "error"}
     words = [f"{len(report.told)} labels written for {labelled} of {report.songs} songs"]
     words += [f"{len(failed)} songs failed"] if failed else []
-    words += [f"about {report.usage['cost_usd']:.2f} US dollars"] if report.usage.get("cost_usd") else []
+    words += [money(report.usage["cost_usd"])] if report.usage.get("cost_usd") else []
     ends = {"stopped": " Stopped: label the songs again to go on with the rest.", "running": " Under way…"}
     items = [f"<li>{escape(str(problem))}</li>" for problem in report.problems[:PROBLEMS_SHOWN]]
     if len(report.problems) > PROBLEMS_SHOWN:
