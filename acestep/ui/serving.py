@@ -80,6 +80,9 @@ def open_server(blocks: gr.Blocks, app: App, options: ServeOptions) -> str:
             ssr_mode=False,
             enable_monitoring=False,
             footer_links=[],
+            # Without its look at its own page, which goes through the proxies of the environment, gives a busy machine
+            # three seconds, and then advises a public link. The server listens by now.
+            _frontend=False,
         )
     except OSError as error:
         raise UserError(

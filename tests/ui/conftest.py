@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from pages import free_port
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from train_page import write_tensors
 
 from acestep.ui.app import App
@@ -17,6 +17,7 @@ from lora_training_ui import build
 
 Build = Callable[[App], tuple[gr.Blocks, object]]
 CHROMIUM = "/usr/bin/chromium"
+expect.set_options(timeout=60_000)  # a machine may be busy with other tests
 
 
 @pytest.fixture
