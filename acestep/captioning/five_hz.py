@@ -7,6 +7,7 @@ guesses here: analysis measures them. Reference: acestep-inference-and-data.md Â
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -29,9 +30,10 @@ from acestep.captioning.contract import (
 )
 from acestep.captioning.local import load_errors, load_model, model_folder, model_size, place, quiet_library
 from acestep.captioning.parsing import parse_think
-from acestep.core.device import choose_device, free_memory
+from acestep.core.device import choose_device, free_memory, lacks_memory
 from acestep.core.errors import UserError
-from acestep.core.jobs import Job
+from acestep.core.jobs import Job, state_folder
+from acestep.core.paths import read_json, value_hash, write_json
 from acestep.dataset.text import one_line
 from acestep.model.checkpoints import (
     DEFAULT_FOLDER,
@@ -41,7 +43,7 @@ from acestep.model.checkpoints import (
     find_checkpoints,
     resolve_checkpoint,
 )
-from acestep.model.download import fetch, plan_repository
+from acestep.model.download import DownloadPlan, fetch, plan_repository
 from acestep.model.facts import DURATION_RANGE_S
 from acestep.model.variants import MAIN_REPOSITORY
 from acestep.model.weights import weight_files
@@ -96,7 +98,7 @@ def five_hz_lm() -> FiveHzBackend:
             origin="model",
             gives=frozenset(FIELDS),
             hears=Hearing(SAMPLE_RATE, 2),
-            model="1.7B",
+            model="acestep-5Hz-lm-1.7B",
             memory_gib=5.0,
             packages=("transformers", "diffusers"),
         )
@@ -122,22 +124,37 @@ def language_model_folder(name: str, checkpoint: Checkpoint, job: Job) -> Path:
 
     A published size is looked for in `checkpoints/` and beside the checkpoint, and else fetched into `checkpoints/`.
     """
-    match = _SHORT_NAME.fullmatch((name or "1.7B").strip())
-    if match is None:
+    if not (folder_name := published_name(name)):
         return model_folder(name, job)
-    folder_name = f"acestep-5Hz-lm-{match[1]}B"
+    if (present := present_language_model(folder_name, checkpoint)) is not None:
+        return present
+    plan = plan_language_model(folder_name)
+    job.say(plan.summary())
+    return fetch(plan, job)
+
+
+def published_name(name: str) -> str:
+    """The folder name of a published size; empty for another model."""
+    match = _SHORT_NAME.fullmatch((name or "1.7B").strip())
+    return f"acestep-5Hz-lm-{match[1]}B" if match else ""
+
+
+def present_language_model(folder_name: str, checkpoint: Checkpoint) -> Path | None:
+    """The folder of a published size that is on this machine; None for one that is still to be fetched."""
     for place_ in (DEFAULT_FOLDER, checkpoint.dit.parent):
         folder = place_ / folder_name
         with contextlib.suppress(UserError):  # what is not whole is fetched to its end
             if (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file():
                 weight_files(folder, WEIGHTS_STEM)
                 return folder.resolve()
-    # The middle size has no repository of its own.
-    in_main = folder_name.endswith("-1.7B")
+    return None
+
+
+def plan_language_model(folder_name: str) -> DownloadPlan:
+    """Ask the Hub what fetching a published size takes."""
+    in_main = folder_name.endswith("-1.7B")  # the middle size has no repository of its own
     repo, subfolder = (MAIN_REPOSITORY, folder_name) if in_main else (f"ACE-Step/{folder_name}", "")
-    plan = plan_repository(repo, DEFAULT_FOLDER, folder_name, subfolder=subfolder)
-    job.say(plan.summary())
-    return fetch(plan, job)
+    return plan_repository(repo, DEFAULT_FOLDER, folder_name, subfolder=subfolder)
 
 
 def _wanted_model(settings: CaptionSettings) -> str:
@@ -153,12 +170,14 @@ class _Reader:
     def __init__(self, checkpoint: Checkpoint, folder: Path, settings: CaptionSettings, job: Job) -> None:
         from acestep.captioning.think import Words
         from acestep.model.codes import AudioCoder
+        from acestep.model.identity import codes_fingerprint
 
         self._settings = settings
         self._job = job
         choice = choose_device(settings.device, settings.precision)
         # Before the language model, which is then placed in what memory is left.
         self._coder = AudioCoder(checkpoint, choice.dtype, choice.device)
+        self._coder_identity = f"{codes_fingerprint(checkpoint)} {choice.device} {choice.precision}"
         placement = place(model_size(folder), settings)
         job.say(f"Loading {folder.name} on {placement}; codes by {checkpoint.name}.")
         with load_errors(folder):
@@ -178,6 +197,18 @@ class _Reader:
         free_memory()
 
     def label(self, song: SongToLabel) -> Answer:
+        try:
+            return self._label(song)
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            free_memory()
+            raise UserError(
+                f"The memory does not hold {song.path.name} beside the models.",
+                fix="Choose quantize nf4, a smaller language model, or a smaller codes_s.",
+            ) from error
+
+    def _label(self, song: SongToLabel) -> Answer:
         from acestep.captioning.think import ThinkForm
 
         prompt, heard_s = self._prompt(song)
@@ -213,8 +244,7 @@ class _Reader:
         if not samples.any():
             raise UserError(f"{song.path.name} is silent where it is heard.", fix="Remove it or cut its start.")
         self._job.check_stop()
-        codes = self._coder.codes(samples, self._settings.seed)
-        free_memory()  # what the VAE worked in, before the language model needs the room
+        codes = self._codes(samples)
         unknown = next((code for code in codes if code not in self._words.codes), None)
         if unknown is not None:
             raise BackendUnusable(
@@ -223,6 +253,20 @@ class _Reader:
             )
         prompt = self._prompt_tokens("".join(f"<|audio_code_{code}|>" for code in codes))
         return prompt, samples.shape[1] / SAMPLE_RATE
+
+    def _codes(self, samples: np.ndarray) -> list[int]:
+        """The codes of a song; those made before, for the same sound by the same model, are remembered on disk."""
+        sound = hashlib.sha256(samples.astype(np.float32).tobytes()).hexdigest()
+        file = state_folder() / "audio-codes" / f"{value_hash([self._coder_identity, sound, self._settings.seed])}.json"
+        with contextlib.suppress(UserError):  # not there, or damaged
+            known = read_json(file, "the remembered codes").get("codes")
+            if isinstance(known, list) and known and all(type(code) is int for code in known):
+                return known
+        codes = self._coder.codes(samples, self._settings.seed)
+        free_memory()  # what the VAE worked in, before the language model needs the room
+        with contextlib.suppress(UserError):  # a full disk only costs time
+            write_json(file, {"codes": codes})
+        return codes
 
     def _prompt_tokens(self, codes: str) -> list[int]:
         messages = [

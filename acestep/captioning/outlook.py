@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from acestep.captioning import five_hz, local
 from acestep.captioning.batch import Step
+from acestep.captioning.contract import BackendFacts
 from acestep.captioning.services import estimated_usd, model_name, recipient
 from acestep.core.errors import UserError
 from acestep.settings.caption import CaptionSettings
+
+SPOKEN: dict[str, str] = {"bpm": "tempo", "keyscale": "key", "timesignature": "metre"}
+"""Labels whose names in files are no plain words."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class StepOutlook:
 
     def sentences(self) -> list[str]:
         """What to tell before it begins."""
-        told = [f"{self.title}: {', '.join(self.fields)} of {count(self.songs)}, {self.minutes:.1f} min of sound."]
+        told = [f"{self.title}: {spoken(self.fields)} of {count(self.songs)}, {self.minutes:.1f} min of sound."]
         if self.download is not None:
             size = self.download.size_bytes
             told.append(
@@ -62,14 +68,24 @@ class StepOutlook:
             told.append(
                 "What that costs is not known here."
                 if self.usd is None
-                else f"By its public prices that costs about {self.usd:.2f} US dollars; the bill may differ."
+                else f"By its public prices that costs {money(self.usd)}; the bill may differ."
             )
         return told
+
+
+def spoken(fields: Iterable[str]) -> str:
+    """Names of labels as people say them."""
+    return ", ".join(sorted(SPOKEN.get(name, name) for name in fields))
 
 
 def count(songs: int) -> str:
     """How many songs, in words."""
     return "1 song" if songs == 1 else f"{songs} songs"
+
+
+def money(usd: float) -> str:
+    """An estimate in US dollars, in words."""
+    return f"about {usd:.2f} US dollars" if usd >= 0.01 else "less than 0.01 US dollars"
 
 
 def look_ahead(steps: Sequence[Step], settings: CaptionSettings) -> list[StepOutlook]:
@@ -94,22 +110,22 @@ def look_ahead(steps: Sequence[Step], settings: CaptionSettings) -> list[StepOut
                 memory_gib=facts.memory_gib,
                 sent_to=sent_to,
                 usd=estimated_usd(facts.name, model, seconds) if sent_to else None,
-                download=_download(facts.name, model) if facts.origin == "model" else None,
+                download=_download(facts, model, settings) if facts.origin == "model" else None,
             )
         )
     return found
 
 
-def _download(backend: str, model: str) -> Download | None:
+def _download(facts: BackendFacts, model: str, settings: CaptionSettings) -> Download | None:
     """What is to be fetched for a local backend; None where its model is here."""
-    from acestep.captioning import five_hz, local
-
+    if facts.name == five_hz.NAME and (size := five_hz.published_name(model)):
+        present = five_hz.present_language_model(size, five_hz.codes_checkpoint(settings.codes_model))
+        plan = partial(five_hz.plan_language_model, size)
+    else:
+        present, plan = local.present_folder(model), partial(local.plan_model, model)
+    if present is not None:
+        return None
     try:
-        if backend == five_hz.NAME and five_hz.is_size(model):
-            return None if five_hz.present_size(model) else Download(five_hz.plan_size(model).remaining_bytes)
-        if local.present_folder(model) is not None:
-            return None
-        plan = local.plan_model(model)
-    except UserError as error:
-        return Download(None, str(error))
-    return Download(plan.remaining_bytes)
+        return Download(plan().remaining_bytes)
+    except UserError as error:  # the Hub cannot be asked, and perhaps can when it is needed
+        return Download(None, error.message)

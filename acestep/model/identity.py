@@ -72,6 +72,13 @@ def vae_fingerprint(checkpoint: Checkpoint) -> str:
     return value_hash([_settings(folder / "config.json"), _sampled(read_weights(folder, DIFFUSERS_STEM))])
 
 
+def codes_fingerprint(checkpoint: Checkpoint) -> str:
+    """Identity of what makes 5 Hz codes: the VAE, the audio tokenizer and the silence that fills up the last code."""
+    tokenizer = _original_tensors(checkpoint, "audio_tokenizer")
+    arguments = checkpoint.config.tokenizer_kwargs()
+    return value_hash([vae_fingerprint(checkpoint), arguments, _sampled(tokenizer), _silence(checkpoint)])
+
+
 def folder_fingerprint(folder: Path) -> str:
     """Identity of any model in a folder as transformers saves it: configuration, weights and tokenizer."""
     return value_hash(

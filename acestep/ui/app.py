@@ -21,6 +21,8 @@ from acestep.settings import (
     Settings,
     TrainSettings,
 )
+from acestep.settings.export import ExportSettings
+from acestep.settings.generate import SweepSettings
 from acestep.training.history import RunHistory
 from acestep.ui.label_desk import LabelDesk
 from acestep.ui.loaded import Loaded
@@ -39,6 +41,8 @@ class Workspace(Settings):
     tensors: str = ""
     run: str = ""
     adapter: str = ""
+    """The adapter to hear or export, and the run that was open when it was chosen: opening another one chooses anew."""
+    adapter_beside: str = ""
     preset: str = ""
     smoothing: float = Field(0.9, ge=0, lt=1)
     logarithmic: bool = False
@@ -56,6 +60,8 @@ class Workspace(Settings):
     train: TrainSettings = Field(default_factory=TrainSettings)
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
     caption: CaptionSettings = Field(default_factory=CaptionSettings)
+    sweep: SweepSettings = Field(default_factory=lambda: SweepSettings(strength=[0.0, 0.5, 1.0]))
+    export: ExportSettings = Field(default_factory=ExportSettings)
 
 
 class App:
@@ -107,18 +113,20 @@ class App:
         function: Callable[[Job], Any],
         subject: Path | None = None,
         keep_model: bool = False,
+        light: bool = False,
     ) -> Work:
         """Begin heavy work in the background; it gets the memory of the loaded model unless it keeps that.
 
+        `light` work keeps it, and may run while another program trains or labels.
         Raises UserError while other work goes on.
         """
 
         def work(job: Job) -> Any:
-            if not keep_model:
+            if not (keep_model or light):
                 self.loaded.unload()
             return function(job)
 
-        return self.background.start(kind, title, work, subject)
+        return self.background.start(kind, title, work, subject, light)
 
     def open_songs(self, path: Path, job: Job, settings: DatasetSettings | None = None) -> Dataset:
         """Load the dataset in a file or of a folder of songs, take it in hand and remember where it is.

@@ -167,6 +167,19 @@ def test_the_model_is_told_what_is_known(demo_checkpoint: Path) -> None:
     assert set(second.values) <= {"keyscale", "timesignature"}
 
 
+def test_codes_are_remembered_for_the_same_sound(
+    demo_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACESTEP_STATE_DIR", str(tmp_path))
+    first = ask(settings(demo_checkpoint), song(wanted=frozenset({"bpm"})))
+    [file] = (tmp_path / "audio-codes").iterdir()
+    assert len(json.loads(file.read_text(encoding="utf-8"))["codes"]) == 10
+    file.write_text("{", encoding="utf-8")
+    assert ask(settings(demo_checkpoint), song(wanted=frozenset({"bpm"})), song(seed=1))[:1] == first
+    assert len(list((tmp_path / "audio-codes").iterdir())) == 2
+    assert len(json.loads(file.read_text(encoding="utf-8"))["codes"]) == 10, "a damaged file is made anew"
+
+
 def test_draws_depend_on_the_seed_and_the_song_only(demo_checkpoint: Path) -> None:
     def values(seed: int) -> dict:
         return dict(ask(settings(demo_checkpoint, temperature=1.5, seed=seed), song())[0].values)

@@ -25,6 +25,7 @@ from acestep.model.checkpoints import resolve_checkpoint
 from acestep.model.download import plan_download
 
 MAIN, BASE = "ACE-Step/Ace-Step1.5", "ACE-Step/acestep-v15-base"
+LM_SMALL = "ACE-Step/acestep-5Hz-lm-0.6B"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -391,3 +392,31 @@ def test_what_another_program_fetched_is_used_if_it_is_whole(hub: Hub, tmp_path:
     (snapshot / "model.safetensors").write_bytes(b"")
     other = f"{LABELLER}@{REVISION}"
     assert labelling_model("http://127.0.0.1:9", tmp_path, other) == [str(snapshot)]
+
+
+LANGUAGE_MODEL_SCRIPT = """
+import sys
+from pathlib import Path
+from acestep.captioning.five_hz import language_model_folder
+from acestep.core.jobs import Job
+from acestep.model.checkpoints import open_checkpoint
+print(language_model_folder(sys.argv[1], open_checkpoint(Path(sys.argv[2])), Job()))
+"""
+
+
+@pytest.mark.parametrize(("size", "repo", "prefix"), [("", MAIN, "acestep-5Hz-lm-1.7B/"), ("0.6B", LM_SMALL, "")])
+def test_language_models_come_out_of_their_repositories(
+    hub: Hub, tmp_path: Path, demo_checkpoint: Path, size: str, repo: str, prefix: str
+) -> None:
+    files = (path for path in (demo_checkpoint / "acestep-5Hz-lm-demo").iterdir() if path.is_file())
+    hub.repos.setdefault(repo, {}).update({prefix + path.name: path.read_bytes() for path in files})
+    expected = tmp_path / "checkpoints" / f"acestep-5Hz-lm-{size or '1.7B'}"
+    for address in (hub.address, "http://127.0.0.1:9"):  # the second time without the hub
+        variables = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-c", LANGUAGE_MODEL_SCRIPT, size, str(demo_checkpoint / "acestep-v15-demo")]
+        variables["PYTHONPATH"] = str(Path(__file__).parents[2])
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == str(expected)
+    assert (expected / "model.safetensors").is_file()
+    assert (expected / "tokenizer.json").is_file()
