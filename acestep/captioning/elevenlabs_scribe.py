@@ -14,13 +14,13 @@ from pydantic import BaseModel
 
 from acestep.captioning.contract import Answer, BackendFacts, Guess, Hearing, SongToLabel
 from acestep.captioning.lines import Word
+from acestep.captioning.registry import model_name
 from acestep.captioning.services import (
     CONNECT_TIMEOUT_S,
     Failure,
     Service,
     encoded,
     estimated_usd,
-    model_name,
     service_of,
 )
 from acestep.captioning.transcripts import language_hint, transcript_answer

@@ -17,6 +17,7 @@ import numpy as np
 from acestep.captioning.contract import Answer, BackendFacts, Hearing, OpenBackend, SongToLabel
 from acestep.captioning.listening import Listener
 from acestep.captioning.local import SAMPLE_RATE, load_errors, load_model, model_folder, model_size, mono, place
+from acestep.captioning.registry import model_name
 from acestep.core.jobs import Job
 from acestep.core.paths import read_json
 from acestep.settings.caption import CaptionSettings
@@ -42,7 +43,7 @@ class FlamingoBackend:
 
     @contextlib.contextmanager
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[OpenBackend]:
-        listener = _load(model_folder(settings.caption_model or self.facts.model, job), settings, job)
+        listener = _load(model_folder(model_name(self.facts, settings), job), settings, job)
         try:
             yield _Describer(listener, settings)
         finally:

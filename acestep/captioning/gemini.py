@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from acestep.captioning.contract import FIELDS, Answer, BackendFacts, Guess, Hearing, SongToLabel
 from acestep.captioning.gemini_task import answer_schema, task_for
 from acestep.captioning.parsing import parse_json
+from acestep.captioning.registry import model_name
 from acestep.captioning.services import (
     CONNECT_TIMEOUT_S,
     AnswerT,
@@ -22,7 +23,6 @@ from acestep.captioning.services import (
     Service,
     encoded,
     estimated_usd,
-    model_name,
     service_of,
 )
 from acestep.core.errors import UserError

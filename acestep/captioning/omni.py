@@ -26,6 +26,7 @@ from acestep.captioning.local import (
     place,
     windows,
 )
+from acestep.captioning.registry import model_name
 from acestep.core.jobs import Job
 from acestep.settings.caption import CaptionSettings
 
@@ -40,10 +41,8 @@ class OmniBackend:
 
     @contextlib.contextmanager
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[OpenBackend]:
-        writes_lyrics = "lyrics" in self.facts.gives
-        name = (settings.lyrics_model if writes_lyrics else settings.caption_model) or self.facts.model
-        listener = _load(model_folder(name, job), settings, job)
-        opened = _Transcriber(listener, settings) if writes_lyrics else _Captioner(listener, settings)
+        listener = _load(model_folder(model_name(self.facts, settings), job), settings, job)
+        opened = _Transcriber(listener, settings) if "lyrics" in self.facts.gives else _Captioner(listener, settings)
         try:
             yield opened
         finally:

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from acestep.captioning.contract import Answer, BackendFacts, Guess, Hearing, SongToLabel
 from acestep.captioning.lines import Word
 from acestep.captioning.openai_client import ask_openai, openai_client
-from acestep.captioning.services import Service, encoded, estimated_usd, model_name, pieces, service_of
+from acestep.captioning.registry import model_name
+from acestep.captioning.services import Service, encoded, estimated_usd, pieces, service_of
 from acestep.captioning.transcripts import join_pieces, language_hint, transcript_answer
 from acestep.core.jobs import Job
 from acestep.settings.caption import CaptionSettings

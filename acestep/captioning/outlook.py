@@ -10,7 +10,8 @@ from typing import Any
 from acestep.captioning import five_hz, local
 from acestep.captioning.batch import Step
 from acestep.captioning.contract import BackendFacts
-from acestep.captioning.services import estimated_usd, model_name, recipient
+from acestep.captioning.registry import model_name
+from acestep.captioning.services import estimated_usd, recipient
 from acestep.core.errors import UserError
 from acestep.settings.caption import CaptionSettings
 

@@ -173,15 +173,6 @@ def recipient(facts: BackendFacts, settings: CaptionSettings) -> str:
     return "" if host in _LOCAL_HOSTS else host or facts.title
 
 
-def model_name(facts: BackendFacts, settings: CaptionSettings) -> str:
-    """The model the user chose for this backend, else its own."""
-    if settings.caption_by == facts.name and settings.caption_model:
-        return settings.caption_model
-    if settings.lyrics_by == facts.name and settings.lyrics_model:
-        return settings.lyrics_model
-    return facts.model
-
-
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds until a service wants to be asked again, from Retry-After in seconds or as a date (`now`: Unix time)."""
     known = {name.lower(): value for name, value in headers.items()}

@@ -54,7 +54,7 @@ def caption(options: CaptionOptions, job: Job) -> Output:
     for line in plan:
         job.say(line)
     check_keys(steps, os.environ)
-    if any(step.sent_to for step in outlook) and not options.yes and not confirm("Send the songs there?"):
+    if any(step.needs_consent for step in outlook) and not options.yes and not confirm("Go ahead?"):
         raise UserError("Nothing was labelled.", fix="Run it again with --yes to go ahead without a question.")
     with heavy_job(f"caption {options.dataset}"):
         report = label_dataset(found, settings, os.environ, job, [song.id for song in songs], file=file)
@@ -84,14 +84,19 @@ def _settings(options: CaptionOptions) -> CaptionSettings:
 
 
 def _report_lines(report: LabelReport) -> list[str]:
+    from acestep.captioning.outlook import money
+
     head = "Stopped: " if report.stopped else ""
     lines = [
         f"{head}{report.labelled} of {report.songs} songs labelled, {report.failed} failed, "
         f"{len(report.told)} values written in {report.seconds:.0f} s.",
         *problem_lines(report.problems),
     ]
-    if report.usage:
-        lines.append("Used: " + ", ".join(f"{name} {amount:g}" for name, amount in sorted(report.usage.items())) + ".")
+    used = {name: amount for name, amount in sorted(report.usage.items()) if name != "estimated_usd"}
+    if used:
+        lines.append("Used: " + ", ".join(f"{name} {amount:g}" for name, amount in used.items()) + ".")
+    if "estimated_usd" in report.usage:
+        lines.append(f"By public prices that cost {money(report.usage['estimated_usd'])}.")
     if report.stopped:
         lines.append("Run the same command again to go on with the rest.")
     return lines

@@ -42,7 +42,8 @@ def settings_for(folder: Path, **changes) -> CaptionSettings:
 
 
 def ask(name: str, folder: Path, *songs: SongToLabel, job: Job | None = None, **changes) -> list[Answer]:
-    with backend(name).open(settings_for(folder, **changes), {}, job or Job()) as opened:
+    chosen = settings_for(folder, caption_by=name, lyrics_by=name, **changes)
+    with backend(name).open(chosen, {}, job or Job()) as opened:
         return [opened.label(one) for one in songs]
 
 
@@ -228,7 +229,7 @@ def live_tensors() -> int:
 @pytest.mark.parametrize(("name", "model"), [("ace-captioner", "ballad"), ("music-flamingo", "musicflamingo")])
 def test_memory_stays_flat_and_comes_back(folders, name: str, model: str) -> None:
     before = live_tensors()
-    with backend(name).open(settings_for(folders(model)), {}, Job()) as opened:
+    with backend(name).open(settings_for(folders(model), caption_by=name), {}, Job()) as opened:
         held = weakref.ref(opened._listener._model)
         opened.label(song(3))
         loaded = live_tensors()
