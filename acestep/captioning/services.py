@@ -10,9 +10,10 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,6 +24,9 @@ from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.dataset.text import one_line
 from acestep.settings.caption import CaptionSettings
+
+if TYPE_CHECKING:
+    import httpx
 
 AnswerT = TypeVar("AnswerT")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -185,6 +189,16 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
         return None
 
 
+@contextmanager
+def connections(settings: CaptionSettings) -> Iterator[httpx.Client]:
+    """An HTTP client for an SDK. It follows no redirects: they would take along keys in headers of a vendor's own."""
+    import httpx
+
+    timeout = httpx.Timeout(settings.timeout_s, connect=min(CONNECT_TIMEOUT_S, settings.timeout_s))
+    with httpx.Client(timeout=timeout, follow_redirects=False) as client:
+        yield client
+
+
 def encoded(samples: np.ndarray, sample_rate: int, kind: Literal["flac", "wav"]) -> bytes:
     """Sound [channels, N] as a 16-bit file in memory: no tags, pictures or names go along. Too loud is turned down."""
     import soundfile
@@ -223,6 +237,12 @@ PRICES: dict[str, Price] = {
     "gemini": Price("gemini-3.8-flash", 0.0028, "2026-10"),
 }
 """Estimates from the vendors' public price lists, for the smallest paid plan; the bill may differ."""
+
+
+def usage_of(service: Service, facts: BackendFacts, model: str, duration_s: float) -> dict[str, float]:
+    """What hearing so much sound took: its seconds, and at the vendor itself about how many US dollars."""
+    usd = None if service.base_url else estimated_usd(facts.name, model, duration_s)
+    return {"audio_s": duration_s} if usd is None else {"audio_s": duration_s, "estimated_usd": usd}
 
 
 def estimated_usd(backend_name: str, model: str, duration_s: float) -> float | None:
