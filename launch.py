@@ -9,10 +9,7 @@ from pathlib import Path
 from acestep.core.errors import UserError
 from acestep.core.health import require_packages
 
-NOT_YET = (
-    "The captioner in the browser comes with a later version; until then write each song's caption into a text file "
-    "of the same name beside it, or into the Dataset tab of the trainer."
-)
+HIGHEST_PORT = 65535
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--mode", choices=("train", "caption", "both", "demo"), default="train", help="what to start")
     parser.add_argument("--host", default="127.0.0.1", help="address the apps listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=7861, help="port of the first app (default: %(default)s)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=7861,
+        help="port of the first app; of both, the captioner has the next (default: %(default)s)",
+    )
     parser.add_argument("--share", action="store_true", help="make a public link to the apps; needs --auth")
     parser.add_argument(
         "--auth", default="", metavar="USER:PASSWORD", help="who may use the apps (or set ACESTEP_AUTH)"
@@ -51,16 +53,40 @@ def start(options: argparse.Namespace, rest: list[str]) -> int:
         from acestep.cli import main as acestep  # not before the check: it needs the packages
 
         return acestep(["demo", *rest])
-    if options.mode != "train":
-        print(NOT_YET, file=sys.stderr)
-        return 1
-    import lora_training_ui
-    from acestep.ui.serving import ServeOptions
+    from acestep.ui.serving import ServeOptions, credentials
 
     open_browser = not options.no_browser and sys.stdout.isatty()
     served = ServeOptions(options.host, options.port, options.share, options.auth, open_browser)
-    lora_training_ui.run(served, tuple(options.root), options.demo)
+    if options.mode == "both":
+        credentials(served)  # what is wrong with them is said once, before anything starts
+        return start_both(options)
+    if options.mode == "caption":
+        import captioner_ui
+
+        captioner_ui.run(served, tuple(options.root))
+    else:
+        import lora_training_ui
+
+        lora_training_ui.run(served, tuple(options.root), options.demo)
     return 0
+
+
+def start_both(options: argparse.Namespace) -> int:
+    """Each app in a process of its own, the captioner on the next port, until one of them ends."""
+    from acestep.core.together import run_together
+    from acestep.ui.serving import AUTH_VARIABLE
+
+    if not 0 < options.port < HIGHEST_PORT:
+        raise UserError(f"The apps cannot listen on port {options.port} and the next.", fix="Choose another --port.")
+    common = ["--host", options.host, *(["--share"] if options.share else [])]
+    common += [word for root in options.root for word in ("--root", str(root.absolute()))]
+    common += ["--no-browser"] if options.no_browser else []
+    program = [sys.executable, str(Path(__file__).resolve())]
+    trainer = [*program, "--mode", "train", "--port", str(options.port), *(["--demo"] if options.demo else [])]
+    captioner = [*program, "--mode", "caption", "--port", str(options.port + 1)]
+    # the password is no argument of theirs: arguments of programs are seen by every user of the computer
+    secrets = {AUTH_VARIABLE: options.auth} if options.auth else {}
+    return run_together([[*trainer, *common], [*captioner, *common]], secrets)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ def measure(name: str, model: str, songs: int) -> dict[str, Any]:
     from acestep.core.jobs import Job
     from acestep.settings.caption import CaptionSettings
 
-    settings = CaptionSettings(caption_model=model, lyrics_model=model, max_tokens=32, window_s=10)
+    chosen = {"caption_by": name, "lyrics_by": name, "caption_model": model, "lyrics_model": model}
+    settings = CaptionSettings(**chosen, max_tokens=32, window_s=10)
     before = live_tensors()
     memory, process, begun = [], psutil.Process(), time.monotonic()
     random = np.random.default_rng(0)

@@ -163,16 +163,9 @@ def test_the_real_installation_is_complete() -> None:
 # launch.py
 
 
-@pytest.mark.parametrize("mode", ["caption", "both"])
-def test_the_captioner_says_that_it_comes_later(mode: str, tmp_path: Path) -> None:
-    child = run(sys.executable, str(ROOT / "launch.py"), "--mode", mode, cwd=tmp_path)
-    assert child.returncode == 1
-    assert "later version" in child.stderr
-    assert "Traceback" not in child.stderr
-    assert child.stdout == ""
-
-
-@pytest.mark.parametrize("arguments", [["--share"], ["--host", "0.0.0.0"]])
+@pytest.mark.parametrize(
+    "arguments", [["--share"], ["--host", "0.0.0.0"], ["--mode", "caption", "--share"], ["--mode", "both", "--share"]]
+)
 def test_an_app_for_others_needs_a_password(arguments: list[str], tmp_path: Path) -> None:
     child = run(sys.executable, str(ROOT / "launch.py"), *arguments, "--port", "0", cwd=tmp_path)
     assert child.returncode == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ def prepare() -> None:
     """Load the libraries; call it once before analysing in several threads, which would wait for one another."""
     for name in ("librosa.core", "librosa.feature", "pyloudnorm.iirfilter", "scipy.ndimage", "scipy.signal"):
         importlib.import_module(name)
+
+
+def threads_at_once() -> int:
+    """How many songs to analyse at once; each holds two minutes of sound and its spectra, about 0.3 GB."""
+    return min(4, os.cpu_count() or 1)
 
 
 def analyze(path: str | Path) -> Analysis:

@@ -1,4 +1,4 @@
-"""Decode any sound file to the form the model hears: float32, 48 kHz, two channels.
+"""Decode any sound file to the form a model hears: float32, for ACE-Step 48 kHz and two channels.
 
 The rules are those of ACE-Step's own preprocessing: mono is doubled, of more than two channels the first
 two are kept (no downmix), long files are cut from their start, nothing is padded, scaled or clamped.
@@ -34,14 +34,15 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class Audio:
-    """Decoded sound: float32 samples [2, N] at 48 kHz, full scale 1.0, and what was odd about the file."""
+    """Decoded sound: float32 samples [channels, N], full scale 1.0, and what was odd about the file."""
 
     samples: np.ndarray
     warnings: tuple[str, ...] = ()
+    sample_rate: int = SAMPLE_RATE
 
     @property
     def duration_s(self) -> float:
-        return self.samples.shape[1] / SAMPLE_RATE
+        return self.samples.shape[1] / self.sample_rate
 
 
 def probe(path: str | Path) -> AudioInfo:
@@ -58,16 +59,19 @@ def probe(path: str | Path) -> AudioInfo:
         return AudioInfo(frames / source.sample_rate, source.sample_rate, source.channels)
 
 
-def decode(path: str | Path, max_duration_s: float = 0.0) -> Audio:
-    """Decode a file to float32 [2, N] at 48 kHz; at most `max_duration_s` seconds from its start (0: all).
+def decode(
+    path: str | Path, max_duration_s: float = 0.0, *, sample_rate: int = SAMPLE_RATE, channels: int = CHANNELS
+) -> Audio:
+    """Decode a file to float32 [channels, N] at `sample_rate` Hz; at most `max_duration_s` seconds from its start.
 
-    Only the needed part is read. A file that is damaged or cut off gives the part that is there, with a
+    0 takes all of it. One channel is the mean of two; it and the rate are made block by block, so that nothing larger
+    is ever held. Only the needed part is read. A file that is damaged or cut off gives the part that is there, with a
     warning. Raises UserError when nothing can be used: missing, empty, unreadable, not audio, no sound in
     it, NaN or infinite samples, silence, shorter than MIN_DURATION_S.
     """
     path = Path(path)
     with open_source(path) as source:
-        samples, frames_read = _read(path, source, max_duration_s)
+        samples, frames_read = _read(path, source, max_duration_s, sample_rate, channels)
         warnings = _shortfall(path, source, frames_read, max_duration_s)
         if source.channels > CHANNELS:
             warnings.append(f"has {source.channels} channels; the first two are used")
@@ -76,16 +80,16 @@ def decode(path: str | Path, max_duration_s: float = 0.0) -> Audio:
         raise UserError(f"{path} holds samples too large to compute with.", fix="Export it again at a normal level.")
     if peak < SILENCE_PEAK:
         raise UserError(f"{path} is silent.", fix="Export it again or remove it.")
-    _check_length(path, samples.shape[1] / SAMPLE_RATE, max_duration_s)
+    _check_length(path, samples.shape[1] / sample_rate, max_duration_s)
     if peak > _LOUD_PEAK:
         decibels = 20 * math.log10(peak)
         warnings.append(f"peaks {decibels:.0f} dB above full scale; normalise it or export it again")
-    return Audio(samples, tuple(warnings))
+    return Audio(samples, tuple(warnings), sample_rate)
 
 
-def _read(path: Path, source: Source, max_duration_s: float) -> tuple[np.ndarray, int]:
-    """Samples [2, N] at 48 kHz, and how many frames were read from the file."""
-    resampler = _Resampler(source.sample_rate, min(source.channels, CHANNELS))
+def _read(path: Path, source: Source, max_duration_s: float, sample_rate: int, channels: int) -> tuple[np.ndarray, int]:
+    """Samples [channels, N] at `sample_rate`, and how many frames were read from the file."""
+    resampler = _Resampler(source.sample_rate, sample_rate, min(source.channels, channels))
     limit = math.inf
     if max_duration_s:
         limit = math.ceil((max_duration_s + _RESAMPLER_LOOKAHEAD_S) * source.sample_rate)
@@ -95,7 +99,7 @@ def _read(path: Path, source: Source, max_duration_s: float) -> tuple[np.ndarray
         block = block[: int(min(len(block), limit - frames_read))]
         check_finite(path, block, frames_read, source.sample_rate)
         frames_read += len(block)
-        pieces.append(resampler.push(block))
+        pieces.append(resampler.push(block.mean(axis=1, keepdims=True) if channels == 1 else block))
         if frames_read >= limit:
             break
     if not frames_read:
@@ -103,24 +107,22 @@ def _read(path: Path, source: Source, max_duration_s: float) -> tuple[np.ndarray
     pieces.append(resampler.finish())
     samples = np.concatenate(pieces, axis=1)
     if max_duration_s:
-        samples = samples[:, : round(max_duration_s * SAMPLE_RATE)]
-    if source.channels == 1:
-        samples = np.repeat(samples, CHANNELS, axis=0)
+        samples = samples[:, : round(max_duration_s * sample_rate)]
+    if len(samples) < channels:
+        samples = np.repeat(samples, channels, axis=0)
     return np.ascontiguousarray(samples), frames_read
 
 
 class _Resampler:
-    """Resamples blocks [frames, channels] of one stream to 48 kHz [channels, samples]."""
+    """Resamples blocks [frames, channels] of one stream to [channels, samples]."""
 
-    def __init__(self, sample_rate: int, channels: int) -> None:
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
         self._channels = channels
         self._stream = None
-        if sample_rate != SAMPLE_RATE:
+        if from_rate != to_rate:
             import soxr
 
-            self._stream = soxr.ResampleStream(
-                sample_rate, SAMPLE_RATE, channels, dtype="float32", quality=RESAMPLE_QUALITY
-            )
+            self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=RESAMPLE_QUALITY)
 
     def push(self, block: np.ndarray) -> np.ndarray:
         resampled = block if self._stream is None else self._stream.resample_chunk(block)

@@ -36,32 +36,37 @@ class Heard:
     notes: tuple[str, ...] = ()
 
 
-def hear(path: str | Path) -> Heard:
+def hear(path: str | Path, frames: int = 0) -> Heard:
     """Read a sound file from start to end; at most WHOLE_S seconds of it are held.
+
+    `frames` is its length where that is known better than the file states it.
 
     Raises UserError when it is missing, empty, unreadable, not audio, without sound, or holds NaN or infinite samples.
     """
     path = Path(path)
     with open_source(path) as source:
         channels = min(source.channels, CHANNELS)
-        windows = [_Window(source, first, last) for first, last in _places(source)]
+        places = _places(frames or source.count_frames(), source.sample_rate)
+        windows = [_Window(source, first, last) for first, last in places]
         meter = LoudnessMeter(source.sample_rate, channels)
-        frames, peak = 0, 0.0
+        position, peak = 0, 0.0
         for block in source.blocks():
-            check_finite(path, block, frames, source.sample_rate)
+            check_finite(path, block, position, source.sample_rate)
             peak = max(peak, float(np.abs(block).max()))
             meter.push(block)
             for window in windows:
-                window.push(block, frames)
-            frames += len(block)
-        if not frames:
+                window.push(block, position)
+            position += len(block)
+        if not position:
             raise UserError(f"{path} holds no sound.", fix="Copy or export it again, or remove it.")
+        if len(places) > 1 and position < places[-1][1]:
+            return hear(path, position)  # a file that is cut off states more than it holds
         heard = tuple(samples for window in windows if len(samples := window.finish()))
         return Heard(
-            frames / source.sample_rate,
+            position / source.sample_rate,
             meter.integrated() if math.isfinite(peak) else -math.inf,
             heard if SILENCE_PEAK <= peak < math.inf else (),
-            _notes(source, frames),
+            _notes(source, position),
         )
 
 
@@ -74,9 +79,8 @@ def _notes(source: Source, frames: int) -> tuple[str, ...]:
     return ("is damaged; the parts that can be decoded are used",) if source.damage else ()
 
 
-def _places(source: Source) -> list[tuple[int, int]]:
+def _places(frames: int, rate: int) -> list[tuple[int, int]]:
     """First and last source frame of each excerpt."""
-    frames, rate = source.count_frames(), source.sample_rate
     if frames <= WHOLE_S * rate:
         return [(0, math.ceil(WHOLE_S * rate))]  # files can be a little longer than they say
     length = round(EXCERPT_S * rate)

@@ -1,36 +1,20 @@
-"""Songs in the form a labelling model hears: any sample rate, one or two channels."""
+"""Songs in the form a labelling model hears: any sample rate, one or two channels, in bounded memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from acestep.audio.decode import Audio, decode
 
-from acestep.audio.decode import decode
-from acestep.audio.format import SAMPLE_RATE
-
-LONGEST_HEARD_S = 1200.0
-"""Longer songs are heard to this point, which bounds the memory a song takes."""
+MOST_BYTES = 512 << 20
+"""Memory that the samples of one song take at most: more than two hours of one channel at 16 kHz."""
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """Samples [channels, N] as a model hears them, and what was odd about the file."""
-
-    samples: np.ndarray
-    warnings: tuple[str, ...] = ()
+def longest_heard_s(sample_rate: int, channels: int) -> float:
+    """Seconds to which a song is heard in this form."""
+    return MOST_BYTES / (4 * sample_rate * channels)
 
 
-def decode_as(path: str | Path, sample_rate: int, channels: int, max_duration_s: float = LONGEST_HEARD_S) -> Resampled:
-    """Decode a file to float32 [channels, N] at `sample_rate` Hz; one channel is the mean of two.
-
-    Raises UserError as `decode` does.
-    """
-    audio = decode(path, max_duration_s)
-    samples = audio.samples.mean(axis=0, keepdims=True, dtype=np.float32) if channels == 1 else audio.samples
-    if sample_rate != SAMPLE_RATE:
-        import soxr
-
-        samples = np.ascontiguousarray(soxr.resample(samples.T, SAMPLE_RATE, sample_rate, quality="HQ").T)
-    return Resampled(samples, audio.warnings)
+def decode_as(path: str | Path, sample_rate: int, channels: int) -> Audio:
+    """Decode a file to float32 [channels, N] at `sample_rate` Hz. Raises UserError as `decode` does."""
+    return decode(path, longest_heard_s(sample_rate, channels), sample_rate=sample_rate, channels=channels)

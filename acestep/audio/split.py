@@ -98,7 +98,10 @@ def _plan(
     with open_source(path) as source:
         rate, total = source.sample_rate, source.count_frames()
         loudness = _loudness(source.blocks(), round(_HOP_S * rate), job) if at_silence else None
-    cuts = _cuts(total / rate, length_s, loudness)
+    duration_s = total / rate
+    if loudness is not None:
+        duration_s = min(duration_s, len(loudness) * _HOP_S)  # files that are cut off state more than they hold
+    cuts = _cuts(duration_s, length_s, loudness)
     frames = [round(cut * rate) for cut in cuts]
     overlap = round(overlap_s * rate)
     bounds = [*frames, 1 << 62]  # to the end, wherever that turns out to be

@@ -10,19 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acestep.audio.resample import LONGEST_HEARD_S, Resampled, decode_as
+from acestep.audio.analysis import threads_at_once
+from acestep.audio.decode import Audio
+from acestep.audio.resample import decode_as, longest_heard_s
 from acestep.captioning.contract import (
     FIELDS,
     Answer,
     Backend,
+    BackendFacts,
     BackendUnusable,
     Field,
     Guess,
@@ -33,9 +36,11 @@ from acestep.captioning.contract import (
 )
 from acestep.captioning.pace import Pace
 from acestep.captioning.registry import BACKENDS, backend
+from acestep.captioning.services import key_of
 from acestep.core.ahead import Ahead
 from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
+from acestep.dataset import spelling
 from acestep.dataset.dataset import Dataset
 from acestep.dataset.label_files import LabelWriter
 from acestep.dataset.labels import Labels, set_label
@@ -82,7 +87,7 @@ class Told:
 class LabelReport:
     """What labelling did. `labelled` songs got at least one value, `failed` ones have an error among the problems.
 
-    `usage` sums up what backends count: tokens, seconds of audio, cost_usd.
+    `usage` sums up what backends count: tokens, audio_s (seconds that were heard), estimated_usd.
     """
 
     songs: int = 0
@@ -108,6 +113,8 @@ def label_dataset(
     songs: Sequence[str] | None = None,
     *,
     file: Path | None = None,
+    report: LabelReport | None = None,
+    changing: Callable[[Song], AbstractContextManager[object]] = lambda song: nullcontext(),
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] | None = None,
 ) -> LabelReport:
@@ -116,18 +123,25 @@ def label_dataset(
     Labels are kept in the dataset file `file`, or beside the songs where that is None, after each song. A stopped
     batch returns its report; running it again does what is left. Trouble with a song is in the report. Raises
     UserError for trouble that every song would meet (BackendUnusable); what was written by then is kept.
+
+    A given `report` is filled song by song, for screens that look at it meanwhile. Labels of a song change within
+    the context `changing(song)` only; what somebody typed since the song was asked about stays.
     """
     job = job or Job()
+    settings = settings.model_copy(update={"language": _language(settings.language)})
     started = clock()
-    report = LabelReport()
+    report = report or LabelReport()
     chosen = _chosen(dataset, songs)
     report.songs = len(chosen)
-    batch = _Batch(dataset, settings, keys, job, report, Pace(settings, job, clock, sleep or job.wait))
+    pace = Pace(settings, job, clock, sleep or job.wait)
+    batch = _Batch(dataset, settings, keys, job, report, pace, changing)
     with LabelWriter(dataset, file, clock=clock) as batch.writer:
         try:
             if settings.instrumental == "yes":
                 batch.mark_instrumental(chosen)
-            for step in plan_steps(chosen, settings):
+            steps = plan_steps(chosen, settings)
+            check_keys(steps, keys)
+            for step in steps:
                 batch.run(step)
         except Stopped:
             report.stopped = True
@@ -163,6 +177,12 @@ def plan_steps(songs: Sequence[Song], settings: CaptionSettings) -> list[Step]:
     return steps
 
 
+def check_keys(steps: Sequence[Step], keys: Mapping[str, str]) -> None:
+    """Raise UserError unless every key that will be needed is there, rather than after the first backend's hour."""
+    for step in steps:
+        key_of(step.backend.facts, keys)
+
+
 def due_fields(song: Song, wanted: frozenset[Field], maker: Backend, settings: CaptionSettings) -> frozenset[Field]:
     """The fields of `wanted` that may be written for a song.
 
@@ -191,6 +211,14 @@ def _was_measured(source: str, maker: Backend) -> bool:
     return backend(source).facts.origin == "analysis"
 
 
+def _language(said: str) -> str:
+    """The code of the language that the user says all lyrics are in."""
+    code = spelling.language(said).value
+    if said and code in (None, UNKNOWN_LANGUAGE):
+        raise UserError(f'language: "{said}" is no language the model knows.', fix='Give a code, such as "de".')
+    return code if said and code else ""
+
+
 def _chosen(dataset: Dataset, ids: Sequence[str] | None) -> list[Song]:
     if ids is None:
         return list(dataset.songs)
@@ -213,6 +241,7 @@ class _Batch:
     job: Job
     report: LabelReport
     pace: Pace
+    changing: Callable[[Song], AbstractContextManager[object]]
     writer: LabelWriter = field(init=False)
     failed_in_a_row: int = 0
 
@@ -221,8 +250,9 @@ class _Batch:
         for song in songs:
             said = song.sources.get("lyrics", DEFAULT)
             if self.settings.fill == "all" or said == DEFAULT or (self.settings.fill == "machine" and is_machine(said)):
-                song.edit(is_instrumental=True)
-                self.writer.write(song)
+                with self.changing(song):
+                    song.edit(is_instrumental=True)
+                    self.writer.write(song)
 
     def run(self, step: Step) -> None:
         """Open a backend, ask it about its songs, and close it."""
@@ -234,6 +264,8 @@ class _Batch:
                 todo.append((song, fields))
             except UserError as error:
                 self.report.problems.append(Problem(song.relative, str(error)))
+        if not todo:
+            return
         self.failed_in_a_row = 0
         self.job.check_stop()
         with (
@@ -241,17 +273,18 @@ class _Batch:
             self.job.stage(f"label with {facts.name}", len(todo), "songs") as stage,
         ):
             walk = self._parallel if facts.parallel else self._one_by_one
-            with closing(walk(opened, todo, facts.hears)) as answers:
+            with closing(walk(opened, todo, facts)) as answers:
                 for song, fields, answer in answers:
                     self.report.asked += 1
-                    self._keep(song, fields, answer, step.backend)
+                    with self.changing(song):
+                        self._keep(song, fields, answer, step.backend)
                     stage.advance(note=song.relative)
 
     def _one_by_one(
-        self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], hears: Hearing | None
+        self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], facts: BackendFacts
     ) -> Answers:
         """Answers in order; the next song is decoded while the backend works on the present one."""
-        with Ahead((song for song, _ in todo), partial(_heard, hears=hears)) as ahead:
+        with Ahead((song for song, _ in todo), partial(_heard, hears=facts.hears)) as ahead:
             for song, fields in todo:
                 self.job.check_stop()
                 try:
@@ -259,13 +292,11 @@ class _Batch:
                 except UserError as error:
                     yield song, fields, error
                     continue
-                answer = self._answer(opened, song, fields, heard)
+                answer = self._answer(opened, facts, song, fields, heard)
                 del heard  # else it stays in memory beside the next two
                 yield song, fields, answer
 
-    def _parallel(
-        self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], hears: Hearing | None
-    ) -> Answers:
+    def _parallel(self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], facts: BackendFacts) -> Answers:
         """Answers as they come in, so many songs under way at once as the settings allow and no more in memory.
 
         When the job is to stop or the batch ends with an error, songs under way are finished first: they may have
@@ -274,19 +305,18 @@ class _Batch:
 
         def ask(song: Song, fields: frozenset[Field]) -> Answer | UserError:
             try:
-                heard = _heard(song, hears)
+                heard = _heard(song, facts.hears)
             except UserError as error:
                 return error
-            return self._answer(opened, song, fields, heard)
+            return self._answer(opened, facts, song, fields, heard)
 
         under_way: dict[Future[Answer | UserError], tuple[Song, frozenset[Field]]] = {}
         waiting = iter(todo)
         ended: BaseException | None = None
-        with ThreadPoolExecutor(self.settings.parallel_requests, "label") as pool:
+        most = self.settings.parallel_requests if facts.network else threads_at_once()
+        with ThreadPoolExecutor(most, "label") as pool:
             while True:
-                while (
-                    ended is None and not self.job.stop_requested and len(under_way) < self.settings.parallel_requests
-                ):
+                while ended is None and not self.job.stop_requested and len(under_way) < most:
                     if (following := next(waiting, None)) is None:
                         break
                     under_way[pool.submit(ask, *following)] = following
@@ -305,7 +335,12 @@ class _Batch:
         self.job.check_stop()
 
     def _answer(
-        self, opened: OpenBackend, song: Song, fields: frozenset[Field], heard: Resampled | None
+        self,
+        opened: OpenBackend,
+        facts: BackendFacts,
+        song: Song,
+        fields: frozenset[Field],
+        heard: Audio | None,
     ) -> Answer | UserError:
         """What the backend says about a song, or the trouble it has with this one."""
         language = self.settings.language or (song.language if song.language != UNKNOWN_LANGUAGE else "")
@@ -314,12 +349,12 @@ class _Batch:
         known = {name: value for name, value in known.items() if value != NOT_SAID[name]}
         question = SongToLabel(song.path, song.duration_s, fields, samples, language, known)
         try:
-            answer = self.pace.ask(lambda: opened.label(question), song.id)
+            answer = self.pace.ask(lambda: opened.label(question), song.id, counts=facts.network)
         except BackendUnusable:
             raise
         except UserError as error:
             return error
-        return answer if heard is None else _with_warnings(answer, heard.warnings, song)
+        return replace(answer, notes=(*answer.notes, *heard.warnings)) if heard else answer
 
     def _keep(self, song: Song, fields: frozenset[Field], answer: Answer | UserError, maker: Backend) -> None:
         """Write an answer, or note the trouble."""
@@ -336,6 +371,15 @@ class _Batch:
         for name, amount in answer.usage.items():
             self.report.usage[name] = self.report.usage.get(name, 0) + amount
         self.report.problems += [Problem(song.relative, note, "warning") for note in answer.notes]
+        try:
+            typed = self.writer.take_over(song)
+        except UserError as error:
+            self.report.problems.append(Problem(song.relative, str(error)))
+            return
+        if typed & fields:
+            told = f"{' and '.join(sorted(typed & fields))} changed in its file meanwhile."
+            self.report.problems.append(Problem(song.relative, told, "warning"))
+        fields = due_fields(song, fields, maker, self.settings)  # less what was typed while it was under way
         values = self._values(song, fields, answer)
         source = maker.facts.name
         for name in sorted(fields):
@@ -360,14 +404,13 @@ class _Batch:
         self.report.problems += [Problem(song.relative, warning, "warning") for warning in labels.warnings]
         values: dict[Field, Any] = {name: labels.values[name] for name in fields if name in labels.values}
         lyrics = values.get("lyrics")
-        if lyrics == INSTRUMENTAL and song.sources.get("is_instrumental") == EDITED and not song.is_instrumental:
+        if lyrics == INSTRUMENTAL and _is_said(song, "is_instrumental") and not song.is_instrumental:
             if self.settings.fill != "all":
                 del values["lyrics"]
-                message = "No voice was heard, but you marked it as having one; its lyrics stay as they are."
+                message = "No voice was heard, but it is marked as having one; its lyrics stay as they are."
                 self.report.problems.append(Problem(song.relative, message, "warning"))
         elif lyrics and lyrics != INSTRUMENTAL and self.settings.language and "language" in fields:
-            set_label(labels, "language", self.settings.language)
-            values["language"] = labels.values.get("language", UNKNOWN_LANGUAGE)
+            values["language"] = self.settings.language
         if lyrics == INSTRUMENTAL:
             values.pop("language", None)
         return values
@@ -380,7 +423,7 @@ class _Batch:
     def _settle_voice(self, song: Song, source: str, timed_lyrics: str) -> None:
         """Make the instrumental mark and the times agree with lyrics just written."""
         instrumental = song.lyrics == INSTRUMENTAL
-        if song.sources.get("is_instrumental") != EDITED or song.is_instrumental != instrumental:
+        if song.is_instrumental != instrumental or not _is_said(song, "is_instrumental"):
             song.set_from(song.sources["lyrics"], "is_instrumental", instrumental)
         if instrumental and is_machine(song.sources.get("language", "")):
             song.set_from(source, "language", UNKNOWN_LANGUAGE)
@@ -395,12 +438,11 @@ def _is_said(song: Song, name: str) -> bool:
     return source != DEFAULT and not is_machine(source)
 
 
-def _heard(song: Song, hears: Hearing | None) -> Resampled | None:
-    return None if hears is None else decode_as(song.path, hears.sample_rate, hears.channels)
-
-
-def _with_warnings(answer: Answer, warnings: tuple[str, ...], song: Song) -> Answer:
-    notes = list(warnings)
-    if song.duration_s > LONGEST_HEARD_S:
-        notes.append(f"Only its first {LONGEST_HEARD_S / 60:.0f} min were listened to.")
-    return Answer(answer.values, answer.timed_lyrics, (*answer.notes, *notes), answer.usage) if notes else answer
+def _heard(song: Song, hears: Hearing | None) -> Audio | None:
+    if hears is None:
+        return None
+    heard = decode_as(song.path, hears.sample_rate, hears.channels)
+    longest_s = longest_heard_s(hears.sample_rate, hears.channels)
+    if song.duration_s <= longest_s:
+        return heard
+    return replace(heard, warnings=(*heard.warnings, f"Only its first {longest_s / 60:.0f} min were listened to."))

@@ -78,7 +78,8 @@ class BackendFacts:
     """What a backend gives and needs, known without loading anything.
 
     `model` is its default on the Hugging Face Hub or at the service; `key_variable` the environment variable of its
-    key; `parallel` whether several songs may be under way at once; `packages` what must be importable.
+    key, without which it does not answer where `key_needed`; `parallel` whether several songs may be under way at
+    once; `packages` what must be importable.
     """
 
     name: str
@@ -89,6 +90,7 @@ class BackendFacts:
     model: str = ""
     memory_gib: float = 0.0
     key_variable: str = ""
+    key_needed: bool = True
     network: bool = False
     parallel: bool = False
     packages: tuple[str, ...] = ()

@@ -14,14 +14,14 @@ from pydantic import BaseModel
 
 from acestep.captioning.contract import Answer, BackendFacts, Guess, Hearing, SongToLabel
 from acestep.captioning.lines import Word
+from acestep.captioning.registry import model_name
 from acestep.captioning.services import (
-    CONNECT_TIMEOUT_S,
     Failure,
     Service,
+    connections,
     encoded,
-    estimated_usd,
-    model_name,
     service_of,
+    usage_of,
 )
 from acestep.captioning.transcripts import language_hint, transcript_answer
 from acestep.core.jobs import Job
@@ -72,17 +72,14 @@ class ElevenLabsScribe:
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[OpenScribe]:
         """The client. Raises UserError when the key is missing."""
         service = service_of(FACTS, settings, keys, job)
-        import httpx
         from elevenlabs.client import ElevenLabs
 
-        timeout = httpx.Timeout(settings.timeout_s, connect=min(CONNECT_TIMEOUT_S, settings.timeout_s))
-        # no redirects: they would take the key, which stands in a header of the vendor's own, along to anywhere
-        with httpx.Client(timeout=timeout, follow_redirects=False) as connections:
+        with connections(settings) as http:
             client = ElevenLabs(
                 api_key=service.key.get_secret_value(),
                 base_url=service.base_url or OFFICIAL_URL,
-                timeout=None,  # that of `connections`, else the SDK's own 240 s rule
-                httpx_client=connections,
+                timeout=None,  # that of `http`, else the SDK's own 240 s rule
+                httpx_client=http,
             )
             yield OpenScribe(client, service, model_name(FACTS, settings))
 
@@ -99,15 +96,13 @@ class OpenScribe:
         transcript = self._transcribe(encoded(song.samples, HEARS.sample_rate, "flac"), song)
         sung = [token for token in transcript.words if token.type == "word"]
         logprobs = [token.logprob for token in sung if token.logprob is not None]
-        usage = {"audio_s": song.duration_s}
-        usd = None if self._service.base_url else estimated_usd(FACTS.name, self._model, song.duration_s)
         return transcript_answer(
             song,
             [Word(token.text, token.start, token.end) for token in sung],
             "" if transcript.words else transcript.text,
             Guess(transcript.language_code, transcript.language_probability),
             confidence=math.exp(min(sum(logprobs) / len(logprobs), 0.0)) if logprobs else None,
-            usage=usage if usd is None else {**usage, "estimated_usd": usd},
+            usage=usage_of(self._service, FACTS, self._model, song.duration_s),
         )
 
     def _transcribe(self, sound: bytes, song: SongToLabel) -> _Transcript:

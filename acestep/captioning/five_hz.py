@@ -43,7 +43,7 @@ from acestep.model.checkpoints import (
     find_checkpoints,
     resolve_checkpoint,
 )
-from acestep.model.download import fetch, plan_repository
+from acestep.model.download import DownloadPlan, fetch, plan_repository
 from acestep.model.facts import DURATION_RANGE_S
 from acestep.model.variants import MAIN_REPOSITORY
 from acestep.model.weights import weight_files
@@ -124,22 +124,37 @@ def language_model_folder(name: str, checkpoint: Checkpoint, job: Job) -> Path:
 
     A published size is looked for in `checkpoints/` and beside the checkpoint, and else fetched into `checkpoints/`.
     """
-    match = _SHORT_NAME.fullmatch((name or "1.7B").strip())
-    if match is None:
+    if not (folder_name := published_name(name)):
         return model_folder(name, job)
-    folder_name = f"acestep-5Hz-lm-{match[1]}B"
+    if (present := present_language_model(folder_name, checkpoint)) is not None:
+        return present
+    plan = plan_language_model(folder_name)
+    job.say(plan.summary())
+    return fetch(plan, job)
+
+
+def published_name(name: str) -> str:
+    """The folder name of a published size; empty for another model."""
+    match = _SHORT_NAME.fullmatch((name or "1.7B").strip())
+    return f"acestep-5Hz-lm-{match[1]}B" if match else ""
+
+
+def present_language_model(folder_name: str, checkpoint: Checkpoint) -> Path | None:
+    """The folder of a published size that is on this machine; None for one that is still to be fetched."""
     for place_ in (DEFAULT_FOLDER, checkpoint.dit.parent):
         folder = place_ / folder_name
         with contextlib.suppress(UserError):  # what is not whole is fetched to its end
             if (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file():
                 weight_files(folder, WEIGHTS_STEM)
                 return folder.resolve()
-    # The middle size has no repository of its own.
-    in_main = folder_name.endswith("-1.7B")
+    return None
+
+
+def plan_language_model(folder_name: str) -> DownloadPlan:
+    """Ask the Hub what fetching a published size takes."""
+    in_main = folder_name.endswith("-1.7B")  # the middle size has no repository of its own
     repo, subfolder = (MAIN_REPOSITORY, folder_name) if in_main else (f"ACE-Step/{folder_name}", "")
-    plan = plan_repository(repo, DEFAULT_FOLDER, folder_name, subfolder=subfolder)
-    job.say(plan.summary())
-    return fetch(plan, job)
+    return plan_repository(repo, DEFAULT_FOLDER, folder_name, subfolder=subfolder)
 
 
 def _wanted_model(settings: CaptionSettings) -> str:

@@ -14,10 +14,10 @@ from typing import cast
 
 import numpy as np
 
-from acestep.captioning.contract import Answer, BackendFacts, Guess, Hearing, OpenBackend, SongToLabel
+from acestep.captioning.contract import Answer, BackendFacts, Hearing, OpenBackend, SongToLabel
 from acestep.captioning.listening import Listener
 from acestep.captioning.local import SAMPLE_RATE, load_errors, load_model, model_folder, model_size, mono, place
-from acestep.captioning.parsing import parse_caption
+from acestep.captioning.registry import model_name
 from acestep.core.jobs import Job
 from acestep.core.paths import read_json
 from acestep.settings.caption import CaptionSettings
@@ -43,7 +43,7 @@ class FlamingoBackend:
 
     @contextlib.contextmanager
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[OpenBackend]:
-        listener = _load(model_folder(settings.caption_model or self.facts.model, job), settings, job)
+        listener = _load(model_folder(model_name(self.facts, settings), job), settings, job)
         try:
             yield _Describer(listener, settings)
         finally:
@@ -75,12 +75,7 @@ class _Describer:
         content = [{"type": "text", "text": _DESCRIBE}, {"type": "audio", "path": "song"}]
         signal = mono(cast(np.ndarray, song.samples))
         reply = self._listener.ask([{"role": "user", "content": content}], signal, self._settings.max_tokens)
-        parsed = parse_caption(reply.text)
-        notes = [*parsed.notes, *reply.notes_on_hearing()]
-        if not reply.is_whole:
-            notes.append("The description was cut off at its longest; raise max_tokens.")
-        values = {field: Guess(value) for field, value in parsed.values.items() if field in song.wanted}
-        return Answer(values, notes=tuple(notes), usage={"audio_s": reply.heard_s, "tokens": reply.tokens})
+        return reply.caption_answer(song.wanted)
 
 
 def _load(folder: Path, settings: CaptionSettings, job: Job) -> Listener:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from acestep.captioning.contract import FIELDS, Answer, BackendFacts, Guess, Hearing, SongToLabel
 from acestep.captioning.gemini_task import answer_schema, task_for
 from acestep.captioning.parsing import parse_json
+from acestep.captioning.registry import model_name
 from acestep.captioning.services import (
-    CONNECT_TIMEOUT_S,
     AnswerT,
     Failure,
     Service,
+    connections,
     encoded,
-    estimated_usd,
-    model_name,
     service_of,
+    usage_of,
 )
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
@@ -68,15 +68,12 @@ class Gemini:
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[OpenGemini]:
         """The client. Raises UserError when the key is missing."""
         service = service_of(FACTS, settings, keys, job)
-        import httpx
         from google import genai
         from google.genai import types
 
-        timeout = httpx.Timeout(settings.timeout_s, connect=min(CONNECT_TIMEOUT_S, settings.timeout_s))
-        # no redirects: they would take the key, which stands in a header of the vendor's own, along to anywhere
-        with httpx.Client(timeout=timeout, follow_redirects=False) as connections:
+        with connections(settings) as http:
             options = types.HttpOptions(
-                base_url=service.base_url or None, timeout=round(settings.timeout_s * 1000), httpx_client=connections
+                base_url=service.base_url or None, timeout=round(settings.timeout_s * 1000), httpx_client=http
             )
             # vertexai=False: else a variable of the environment chooses another service; no retries is the default
             client = genai.Client(vertexai=False, api_key=service.key.get_secret_value(), http_options=options)
@@ -191,12 +188,11 @@ class OpenGemini:
         )
 
     def _usage(self, response: types.GenerateContentResponse, duration_s: float) -> dict[str, float]:
-        usage: dict[str, float] = {"audio_s": duration_s}
+        usage = usage_of(self._service, FACTS, self._model, duration_s)
         if told := response.usage_metadata:
             usage["input_tokens"] = told.prompt_token_count or 0
             usage["output_tokens"] = (told.candidates_token_count or 0) + (told.thoughts_token_count or 0)
-        usd = None if self._service.base_url else estimated_usd(FACTS.name, self._model, duration_s)
-        return usage if usd is None else {**usage, "estimated_usd": usd}
+        return usage
 
     def _ask(self, call: Callable[[], AnswerT]) -> AnswerT:
         return self._service.ask(_error_kinds(), _read, call)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from acestep.captioning.contract import Answer, Field
 from acestep.captioning.local import SAMPLE_RATE, excerpts, quiet_library, weights_device
+from acestep.captioning.tasks import caption_answer
 from acestep.core.device import free_memory
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
@@ -32,20 +34,19 @@ class Reply:
     heard_s: float
     excerpts: int = 1
 
-    def notes_on_hearing(self) -> list[str]:
-        """What is worth telling where not all of the song was heard."""
-        if self.excerpts == 1:
-            return []
-        return [f"Too long to be heard as a whole: {self.excerpts} excerpts were, together {self.heard_s:.0f} s."]
+    def caption_answer(self, wanted: frozenset[Field]) -> Answer:
+        """The wanted fields of a description, and what it cost."""
+        answer = caption_answer(self.text, wanted, is_whole=self.is_whole, excerpts=self.excerpts, heard_s=self.heard_s)
+        return replace(answer, usage={"audio_s": self.heard_s, "tokens": self.tokens})
 
 
 class Listener:
-    """A loaded model and its processor. `close` lets go of both."""
+    """A loaded model and its processor, which hear `longest_s` seconds at once. `close` lets go of both."""
 
     def __init__(self, model: Any, processor: Any, longest_s: float, settings: CaptionSettings, job: Job) -> None:
         self._model = model
         self._processor = processor
-        self._longest_s = longest_s
+        self.longest_s = longest_s
         self._settings = settings
         self._job = job
 
@@ -61,21 +62,21 @@ class Listener:
         """
         import torch
 
-        shortest_s = min(self._settings.window_s, self._longest_s)
+        shortest_s = min(self._settings.window_s, self.longest_s)
         while True:
-            heard = excerpts(signal, self._longest_s, self._settings.window_s)
+            heard = excerpts(signal, self.longest_s, self._settings.window_s)
             try:
                 return self._answer(conversation, np.concatenate(heard), most_tokens, len(heard))
             except torch.OutOfMemoryError as error:
-                if self._longest_s <= shortest_s or len(signal) <= shortest_s * SAMPLE_RATE:
+                if self.longest_s <= shortest_s or len(signal) <= shortest_s * SAMPLE_RATE:
                     raise UserError(
                         f"The memory of the graphics card does not hold {shortest_s:.0f} s of a song beside the model.",
                         fix="Choose quantize nf4, a smaller window_s, or close other programs that use the card.",
                     ) from error
             # Outside the handler: the error holds the tensors of the failed try.
             free_memory()
-            self._longest_s = max(shortest_s, min(self._longest_s, len(signal) / SAMPLE_RATE) / 2)
-            self._job.warn(f"Memory ran short: {self._longest_s:.0f} s of a song are heard at once from here on.")
+            self.longest_s = max(shortest_s, min(self.longest_s, len(signal) / SAMPLE_RATE) / 2)
+            self._job.warn(f"Memory ran short: {self.longest_s:.0f} s of a song are heard at once from here on.")
 
     def _answer(self, conversation: list[dict[str, Any]], heard: np.ndarray, most_tokens: int, parts: int) -> Reply:
         text = self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)

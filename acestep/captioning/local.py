@@ -18,7 +18,7 @@ from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import write_json
 from acestep.model.checkpoints import WEIGHTS_STEM
-from acestep.model.download import fetch, plan_repository
+from acestep.model.download import DownloadPlan, fetch, plan_repository
 from acestep.model.weights import read_weights, weight_files
 from acestep.settings.caption import CaptionSettings
 
@@ -49,26 +49,45 @@ def model_folder(name: str, job: Job) -> Path:
     A Hub model is fetched when first used, its size told before; after that the network is not asked again. What
     other programs put into the Hub's cache is used too. Raises UserError when there is neither.
     """
+    if (present := present_folder(name)) is not None:
+        return present
+    plan = plan_model(name)
+    job.say(plan.summary())
+    folder = fetch(plan, job)
+    write_json(folder / _WHOLE, {"repo": plan.files[0].repo, "revision": plan.files[0].revision})
+    return folder
+
+
+def present_folder(name: str) -> Path | None:
+    """The folder of a model that is on this machine, None for one that is still to be fetched. Asks no network.
+
+    Raises UserError for a name that is neither a folder nor a Hub name.
+    """
     local = Path(name).expanduser()
     if local.is_dir():
         return local.resolve()
+    repo, revision = _repository(name)
+    fetched = models_root() / _folder_name(name)
+    return fetched if (fetched / _WHOLE).is_file() else _in_hub_cache(repo, revision)
+
+
+def plan_model(name: str) -> DownloadPlan:
+    """Ask the Hub what fetching a model takes. Raises UserError where it cannot be asked."""
+    repo, revision = _repository(name)
+    return plan_repository(repo, models_root(), _folder_name(name), revision)
+
+
+def _repository(name: str) -> tuple[str, str]:
     match = _HUB_NAME.fullmatch(name.strip())
-    if match is None or local.is_absolute():
+    if match is None or Path(name).expanduser().is_absolute():
         raise UserError(
             f'There is no model folder "{name}".', fix="Give an existing folder, or a Hub name such as org/model."
         )
-    repo, revision = match["repo"], match["revision"] or ""
-    root = models_root()
-    folder_name = name.strip().replace("/", "--")
-    if (root / folder_name / _WHOLE).is_file():
-        return root / folder_name
-    if (cached := _in_hub_cache(repo, revision)) is not None:
-        return cached
-    plan = plan_repository(repo, root, folder_name, revision)
-    job.say(plan.summary())
-    folder = fetch(plan, job)
-    write_json(folder / _WHOLE, {"repo": repo, "revision": plan.files[0].revision})
-    return folder
+    return match["repo"], match["revision"] or ""
+
+
+def _folder_name(name: str) -> str:
+    return name.strip().replace("/", "--")
 
 
 def models_root() -> Path:

@@ -1,22 +1,20 @@
 """ACE-Step's captioner and transcriber: two Qwen2.5-Omni models that hear songs, one for descriptions, one for lyrics.
 
-Only the part that hears and writes is loaded ("thinker"); speaking and seeing are left out. The task wordings are
-those the models were trained with (their cards on the Hub).
+Only the part that hears and writes is loaded ("thinker"); speaking and seeing are left out.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from acestep.captioning.contract import Answer, BackendFacts, Field, Guess, Hearing, OpenBackend, SongToLabel
+from acestep.captioning import tasks
+from acestep.captioning.contract import Answer, BackendFacts, Hearing, OpenBackend, SongToLabel
 from acestep.captioning.listening import Listener, Reply
 from acestep.captioning.local import (
     SAMPLE_RATE,
@@ -28,27 +26,10 @@ from acestep.captioning.local import (
     place,
     windows,
 )
-from acestep.captioning.lyrics import join_lyrics
-from acestep.captioning.parsing import parse_caption, parse_transcript
+from acestep.captioning.registry import model_name
 from acestep.core.jobs import Job
 from acestep.settings.caption import CaptionSettings
 
-_SYSTEM = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
-    "visual inputs, as well as generating text and speech."
-)
-_DESCRIBE = "*Task* Describe this audio in detail"
-_TRANSCRIBE = "*Task* Transcribe this audio in detail"
-_LINES: dict[Field, str] = {
-    "bpm": "BPM: beats per minute as a number",
-    "keyscale": "Key: note and major or minor",
-    "timesignature": "Time signature: beats of a bar and note value",
-    "genre": "Genre: one to three genres",
-}
-"""The lines asked for beside the description. No line shows a value: models repeat what they are shown."""
-
-_LYRICS_TOKENS_A_SECOND = 8  # fast rap, and scripts with a token for each character
-_FEWEST_LYRICS_TOKENS = 96  # headings, tags, and the odd line of a short window
 _UNUSED = ("talker.", "token2wav.", "thinker.visual.", "visual.")
 
 
@@ -60,10 +41,8 @@ class OmniBackend:
 
     @contextlib.contextmanager
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[OpenBackend]:
-        writes_lyrics = "lyrics" in self.facts.gives
-        name = (settings.lyrics_model if writes_lyrics else settings.caption_model) or self.facts.model
-        listener = _load(model_folder(name, job), settings, job)
-        opened = _Transcriber(listener, settings) if writes_lyrics else _Captioner(listener, settings)
+        listener = _load(model_folder(model_name(self.facts, settings), job), settings, job)
+        opened = _Transcriber(listener, settings) if "lyrics" in self.facts.gives else _Captioner(listener, settings)
         try:
             yield opened
         finally:
@@ -77,7 +56,7 @@ def captioner() -> OmniBackend:
             name="ace-captioner",
             title="ACE-Step captioner (Qwen2.5-Omni)",
             origin="model",
-            gives=frozenset({"caption", *_LINES}),
+            gives=tasks.CAPTIONER_GIVES,
             hears=Hearing(SAMPLE_RATE, 1),
             model="ACE-Step/acestep-captioner",
             memory_gib=18.0,
@@ -93,7 +72,7 @@ def transcriber() -> OmniBackend:
             name="ace-transcriber",
             title="ACE-Step transcriber (Qwen2.5-Omni)",
             origin="model",
-            gives=frozenset({"lyrics", "language"}),
+            gives=tasks.TRANSCRIBER_GIVES,
             hears=Hearing(SAMPLE_RATE, 1),
             model="ACE-Step/acestep-transcriber",
             memory_gib=18.0,
@@ -108,19 +87,9 @@ class _Captioner:
         self._settings = settings
 
     def label(self, song: SongToLabel) -> Answer:
-        extra = [line for field, line in _LINES.items() if field in song.wanted]
-        question = _DESCRIBE
-        if extra:
-            wishes = "\n".join(f"- {line}" for line in extra)
-            question += f"\nAfter the description, add these lines, with unknown where you cannot tell:\n{wishes}"
-        most_tokens = self._settings.max_tokens + 16 * len(extra)
+        question, most_tokens = tasks.caption_task(song.wanted, self._settings.max_tokens)
         reply = self._listener.ask(_conversation(question), _signal(song), most_tokens)
-        parsed = parse_caption(reply.text)
-        notes = [*parsed.notes, *reply.notes_on_hearing()]
-        if not reply.is_whole:
-            notes.append("The description was cut off at its longest; raise max_tokens.")
-        values = {field: Guess(value) for field, value in parsed.values.items() if field in song.wanted}
-        return Answer(values, notes=tuple(notes), usage=_usage([reply]))
+        return reply.caption_answer(song.wanted)
 
 
 class _Transcriber:
@@ -129,27 +98,16 @@ class _Transcriber:
         self._settings = settings
 
     def label(self, song: SongToLabel) -> Answer:
-        replies = [self._transcribe(window) for window in windows(_signal(song), self._settings.window_s)]
-        parts = [parse_transcript(reply.text) for reply in replies]
-        values: dict[Field, Guess] = {}
-        if "lyrics" in song.wanted and (lyrics := join_lyrics([part.values.get("lyrics", "") for part in parts])):
-            values["lyrics"] = Guess(lyrics)
-        heard = Counter(part.values["language"] for part in parts if "language" in part.values)
-        if "language" in song.wanted and heard:
-            ranks = heard.most_common(2)
-            runner_up = ranks[1][0] if len(ranks) > 1 else None
-            values["language"] = Guess(ranks[0][0], ranks[0][1] / heard.total(), runner_up)
-        notes = list(dict.fromkeys(note for part in parts for note in part.notes))
-        if cut := sum(not reply.is_whole for reply in replies):
-            where = "" if len(replies) == 1 else f" in {cut} of {len(replies)} parts of the song"
-            notes.append(f"The lyrics may be cut off{where}.")
-        return Answer(values, notes=tuple(notes), usage=_usage(replies))
+        window_s = min(self._settings.window_s, self._listener.longest_s)
+        replies = [self._transcribe(window) for window in windows(_signal(song), window_s)]
+        cut_off = sum(not reply.is_whole for reply in replies)
+        answer = tasks.lyrics_answer([reply.text for reply in replies], song.wanted, cut_off=cut_off)
+        usage = {"audio_s": sum(reply.heard_s for reply in replies), "tokens": sum(reply.tokens for reply in replies)}
+        return replace(answer, usage=usage)
 
     def _transcribe(self, window: np.ndarray) -> Reply:
-        """The answer for one window, with room for as many words as can be sung in it."""
-        duration_s = len(window) / SAMPLE_RATE
-        most_tokens = _FEWEST_LYRICS_TOKENS + math.ceil(_LYRICS_TOKENS_A_SECOND * duration_s)
-        return self._listener.ask(_conversation(_TRANSCRIBE), window, most_tokens)
+        most_tokens = tasks.lyrics_tokens(len(window) / SAMPLE_RATE)
+        return self._listener.ask(_conversation(tasks.TRANSCRIBE), window, most_tokens)
 
 
 def _load(folder: Path, settings: CaptionSettings, job: Job) -> Listener:
@@ -183,14 +141,10 @@ def _processor(folder: Path) -> Any:
 
 def _conversation(question: str) -> list[dict[str, Any]]:
     return [
-        {"role": "system", "content": [{"type": "text", "text": _SYSTEM}]},
+        {"role": "system", "content": [{"type": "text", "text": tasks.SYSTEM}]},
         {"role": "user", "content": [{"type": "text", "text": question}, {"type": "audio", "audio": "song"}]},
     ]
 
 
 def _signal(song: SongToLabel) -> np.ndarray:
     return mono(cast(np.ndarray, song.samples))
-
-
-def _usage(replies: list[Reply]) -> dict[str, float]:
-    return {"audio_s": sum(reply.heard_s for reply in replies), "tokens": sum(reply.tokens for reply in replies)}

@@ -10,33 +10,32 @@ import base64
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from pydantic import BaseModel
 from pydantic import Field as Limits
 
-from acestep.captioning.contract import FIELDS, Answer, BackendFacts, Field, Guess, Hearing, SongToLabel
+from acestep.captioning import tasks
+from acestep.captioning.contract import Answer, BackendFacts, Hearing, SongToLabel
+from acestep.captioning.local import SAMPLE_RATE, excerpts, mono, windows
 from acestep.captioning.openai_client import ask_openai, openai_client
-from acestep.captioning.parsing import parse_caption, parse_transcript
-from acestep.captioning.services import OPEN_SERVER, Service, encoded, pieces, service_of
+from acestep.captioning.services import OPEN_SERVER, Service, encoded, service_of
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
-from acestep.model.facts import INSTRUMENTAL
 from acestep.settings.caption import CaptionSettings
 
 if TYPE_CHECKING:
     import openai
 
-HEARS = Hearing(16_000, 1)
-
 FACTS = BackendFacts(
     name=OPEN_SERVER,
     title="OpenAI-compatible server",
     origin="service",
-    gives=frozenset(FIELDS) - {"bpm"},
-    hears=HEARS,
+    gives=tasks.CAPTIONER_GIVES | tasks.TRANSCRIBER_GIVES,
+    hears=Hearing(SAMPLE_RATE, 1),
     key_variable="OPENAI_COMPATIBLE_API_KEY",
+    key_needed=False,
     network=True,
     parallel=True,
     packages=("openai",),
@@ -45,23 +44,7 @@ FACTS = BackendFacts(
 LONGEST_S = 290.0
 """Qwen2.5-Omni, and so the captioner, drops what comes after 300 seconds."""
 
-LYRICS_TOKENS_A_SECOND = 8
-
-# the wording ACE-Step's captioner and transcriber were trained with (their model cards)
-CAPTION_TASK = "*Task* Describe this audio in detail"
-LYRICS_TASK = "*Task* Transcribe this audio in detail"
-# no example values: models repeat them
-_METADATA = """
-Then add three lines, each with what you hear, or "unknown":
-Key: the tonic and major or minor
-Time signature: beats in a bar, a slash, the note value
-Genre: the closest genres"""
-_QWEN_SYSTEM = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
-    "visual inputs, as well as generating text and speech."
-)
 _QWEN = re.compile(r"qwen|ace-?step", re.IGNORECASE)
-_FROM_CAPTION: frozenset[Field] = frozenset({"caption", "genre", "keyscale", "timesignature"})
 
 
 class _Message(BaseModel):
@@ -99,7 +82,7 @@ class OpenAICompatible:
     @contextmanager
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[OpenServer]:
         """The client. Raises UserError without an address, and where the model must be chosen."""
-        service = service_of(FACTS, settings, keys, job, key_needed=False)
+        service = service_of(FACTS, settings, keys, job)
         if not service.base_url:
             raise UserError("The OpenAI-compatible server has no address.", fix="Set base_url, http://HOST:8000/v1.")
         with openai_client(service, settings) as client:
@@ -120,55 +103,37 @@ class OpenServer:
 
     def label(self, song: SongToLabel) -> Answer:
         """The wanted fields of a song, from one or two calls."""
-        assert song.samples is not None, "the batch decodes songs for this backend"
-        rate = HEARS.sample_rate
-        parts = [part for _, part in pieces(song.samples, rate, LONGEST_S)]
-        values: dict[Field, Any] = {}
-        notes: list[str] = []
+        signal = mono(cast(np.ndarray, song.samples))
         usage: dict[str, float] = {"audio_s": song.duration_s, "input_tokens": 0, "output_tokens": 0}
-        if song.wanted & _FROM_CAPTION:
-            task = CAPTION_TASK + (_METADATA if song.wanted & (_FROM_CAPTION - {"caption"}) else "")
-            text, is_cut = self._ask(self._caption_model, task, parts[0], self._settings.max_tokens, usage)
-            told = parse_caption(text)
-            values |= told.values
-            notes += told.notes
-            notes += ["The caption may be cut off; raise max_tokens."] if is_cut else []
-            notes += [f"The caption is of the first {len(parts[0][0]) / rate:.0f} s."] if len(parts) > 1 else []
-        if song.wanted & {"lyrics", "language"}:
-            values |= self._lyrics(parts, rate, notes, usage)
+        answers = []
+        if song.wanted & tasks.CAPTIONER_GIVES:
+            heard = excerpts(signal, LONGEST_S, self._settings.window_s)
+            whole = np.concatenate(heard)
+            question, room = tasks.caption_task(song.wanted, self._settings.max_tokens)
+            text, is_whole = self._ask(self._caption_model, question, whole, room, usage)
+            heard_s = len(whole) / SAMPLE_RATE
+            answers.append(
+                tasks.caption_answer(text, song.wanted, is_whole=is_whole, excerpts=len(heard), heard_s=heard_s)
+            )
+        if song.wanted & tasks.TRANSCRIBER_GIVES:
+            texts, cut_off = [], 0
+            for window in windows(signal, LONGEST_S):
+                room = tasks.lyrics_tokens(len(window) / SAMPLE_RATE)
+                text, is_whole = self._ask(self._lyrics_model, tasks.TRANSCRIBE, window, room, usage)
+                texts.append(text)
+                cut_off += not is_whole
+            answers.append(tasks.lyrics_answer(texts, song.wanted, cut_off=cut_off))
         return Answer(
-            {name: Guess(value) for name, value in values.items() if name in song.wanted & FACTS.gives},
-            notes=tuple(dict.fromkeys(notes)),
+            {name: guess for answer in answers for name, guess in answer.values.items()},
+            notes=tuple(dict.fromkeys(note for answer in answers for note in answer.notes)),
             usage=usage,
         )
 
-    def _lyrics(
-        self, parts: list[np.ndarray], rate: int, notes: list[str], usage: dict[str, float]
-    ) -> dict[Field, Any]:
-        """Lyrics of all parts one after the other, and the first language told."""
-        sung: list[str] = []
-        values: dict[Field, Any] = {}
-        for part in parts:
-            room = max(512, round(part.shape[1] / rate * LYRICS_TOKENS_A_SECOND))
-            text, is_cut = self._ask(self._lyrics_model, LYRICS_TASK, part, room, usage)
-            told = parse_transcript(text)
-            notes += told.notes
-            notes += ["The lyrics may be cut off."] if is_cut else []
-            if "language" in told.values:
-                values.setdefault("language", told.values["language"])
-            if "lyrics" in told.values:
-                sung.append(told.values["lyrics"])
-        words = [lyrics for lyrics in sung if lyrics != INSTRUMENTAL]
-        # of a part that gave nothing it is not known that nobody sings there
-        if words or (sung and len(sung) == len(parts)):
-            values["lyrics"] = "\n\n".join(words) or INSTRUMENTAL
-        return values
-
     def _ask(
-        self, model: str, task: str, part: np.ndarray, max_tokens: int, usage: dict[str, float]
+        self, model: str, task: str, signal: np.ndarray, max_tokens: int, usage: dict[str, float]
     ) -> tuple[str, bool]:
-        """What the model says about a part [1, N], and whether it was cut off by `max_tokens`."""
-        sound = base64.b64encode(encoded(part, HEARS.sample_rate, "wav")).decode("ascii")
+        """What the model says about a signal [N], and whether it came to its end within `max_tokens`."""
+        sound = base64.b64encode(encoded(signal[None], SAMPLE_RATE, "wav")).decode("ascii")
         forms = self._forms
         for form in forms:
             try:
@@ -183,7 +148,7 @@ class OpenServer:
             usage["input_tokens"] += completion.usage.prompt_tokens
             usage["output_tokens"] += completion.usage.completion_tokens
         choice = completion.choices[0]
-        return choice.message.content or "", choice.finish_reason == "length"
+        return choice.message.content or "", choice.finish_reason != "length"
 
     def _complete(self, model: str, task: str, sound: str, form: str, max_tokens: int) -> _Completion:
         import openai
@@ -195,7 +160,7 @@ class OpenServer:
             {"role": "user", "content": [{"type": "text", "text": task}, {"type": form, form: content}]}
         ]
         if _QWEN.search(model):
-            messages.insert(0, {"role": "system", "content": _QWEN_SYSTEM})
+            messages.insert(0, {"role": "system", "content": tasks.SYSTEM})
         completion = ask_openai(
             self._service,
             lambda: self._client.chat.completions.create(

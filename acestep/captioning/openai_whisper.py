@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from acestep.captioning.contract import Answer, BackendFacts, Guess, Hearing, SongToLabel
 from acestep.captioning.lines import Word
 from acestep.captioning.openai_client import ask_openai, openai_client
-from acestep.captioning.services import Service, encoded, estimated_usd, model_name, pieces, service_of
+from acestep.captioning.registry import model_name
+from acestep.captioning.services import Service, encoded, pieces, service_of, usage_of
 from acestep.captioning.transcripts import join_pieces, language_hint, transcript_answer
 from acestep.core.jobs import Job
 from acestep.settings.caption import CaptionSettings
@@ -102,8 +103,6 @@ class OpenWhisper:
         # where times were given but all words fell to silence, the text holds the same inventions
         text = "" if any(answer.words for answer in answers) else "\n".join(answer.text for answer in answers)
         language = next((answer.language for answer in answers if answer.text.strip()), "")
-        usage = {"audio_s": song.duration_s}
-        usd = None if self._service.base_url else estimated_usd(FACTS.name, self._model, song.duration_s)
         return transcript_answer(
             song,
             words,
@@ -111,7 +110,7 @@ class OpenWhisper:
             Guess(language),
             confidence=_confidence([segment for answer in answers for segment in answer.segments or []]),
             notes=list(dict.fromkeys(notes)),
-            usage=usage if usd is None else {**usage, "estimated_usd": usd},
+            usage=usage_of(self._service, FACTS, self._model, song.duration_s),
         )
 
     def _transcribe(self, sound: bytes, song: SongToLabel) -> _Transcription:

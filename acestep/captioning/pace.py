@@ -31,14 +31,15 @@ class Pace:
         self._next_turn = clock()
         self._apart_s = 60.0 / settings.requests_per_minute if settings.requests_per_minute else 0.0
 
-    def ask(self, request: Callable[[], Answer], subject: str) -> Answer:
+    def ask(self, request: Callable[[], Answer], subject: str, counts: bool = True) -> Answer:
         """The answer to a request, tried again after TryAgain as often as the settings allow.
 
         Waits twice as long each time, up to a fifth longer at random (a function of the seed, the subject and the
-        try), or as long as the service says. Raises what the last try raised, Stopped when the job is to stop.
+        try), or as long as the service says. Requests that do not count, since they leave nobody's machine, need no
+        turn. Raises what the last try raised, Stopped when the job is to stop.
         """
         for attempt in range(self._settings.retries + 1):
-            self._wait_for_turn()
+            self._pause(self._until_turn_s() if counts else 0.0)
             try:
                 return request()
             except TryAgain as trouble:
@@ -52,12 +53,12 @@ class Pace:
                 self._pause(wait_s * jitter)
         raise UserError(f"{subject} was not asked about.")  # never reached: the last try returns or raises
 
-    def _wait_for_turn(self) -> None:
+    def _until_turn_s(self) -> float:
         with self._lock:
             now = self._clock()
             turn = max(now, self._next_turn)
             self._next_turn = turn + self._apart_s
-        self._pause(turn - now)
+        return turn - now
 
     def _hold(self, seconds: float) -> None:
         with self._lock:

@@ -16,7 +16,7 @@ from acestep.captioning.contract import FIELDS, Field
 from acestep.captioning.finding import FINDERS, LABEL_LINE, LONGEST, find_genre, find_key, plain
 from acestep.dataset import spelling
 from acestep.dataset.labels import read_labels
-from acestep.dataset.text import clean, one_line
+from acestep.dataset.text import clean, is_error_text, one_line
 from acestep.model.facts import INSTRUMENTAL, UNKNOWN_LANGUAGE
 
 _TEMPLATE_TOKEN = re.compile(r"<\|[a-z0-9_]{1,40}\|>", re.IGNORECASE)
@@ -90,7 +90,8 @@ def parse_caption(text: object, examples: Mapping[Field, Any] | None = None) -> 
     _drop_echo(parsed, examples or {})
     caption = _prose(words)
     if _INSTRUCTION.search(caption):
-        parsed.notes.append("The caption speaks of instructions and not of music, so it is not used.")
+        parsed.values.clear()
+        parsed.notes.append("The answer speaks of instructions and not of music, so it is not used.")
     elif not hangs or len(caption.split()) >= _FEWEST_WORDS:
         parsed.put("caption", caption)
         parsed.notes += _doubts_about(caption)
@@ -241,6 +242,9 @@ def _put_lyrics(parsed: Parsed, text: str, says_instrumental: bool = False) -> N
         return
     if not words:
         parsed.notes.append("The answer holds no lyrics.")
+        return
+    if is_error_text(words):
+        parsed.notes.append("The answer is an error message and no lyrics.")
         return
     lyrics, hangs = without_loops(lyrics)
     if hangs:

@@ -6,6 +6,7 @@ import importlib
 
 from acestep.captioning.contract import Backend, BackendFacts, Field
 from acestep.core.errors import UserError, did_you_mean
+from acestep.settings.caption import CaptionSettings
 
 BACKENDS: dict[str, str] = {
     "analysis": "acestep.captioning.analysis:make",
@@ -39,3 +40,15 @@ def backends_giving(field: Field) -> list[BackendFacts]:
     """The backends that can tell a field, in the order of the table."""
     known = (backend(name).facts for name in BACKENDS)
     return [facts for facts in known if field in facts.gives]
+
+
+def model_name(facts: BackendFacts, settings: CaptionSettings) -> str:
+    """The model the user chose for a backend, else its own.
+
+    The model for captions is that of the caption backend, or where there is none of the one for tempo, key and metre.
+    """
+    if settings.caption_model and facts.name == (settings.caption_by or settings.metadata_by):
+        return settings.caption_model
+    if settings.lyrics_model and facts.name == settings.lyrics_by:
+        return settings.lyrics_model
+    return facts.model

@@ -10,9 +10,10 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,6 +24,9 @@ from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.dataset.text import one_line
 from acestep.settings.caption import CaptionSettings
+
+if TYPE_CHECKING:
+    import httpx
 
 AnswerT = TypeVar("AnswerT")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -122,16 +126,20 @@ class Service:
         raise TryAgain(f"{self.title} gave an answer of another form than agreed (wrong: {wrong}).")
 
 
-def service_of(
-    facts: BackendFacts, settings: CaptionSettings, keys: Mapping[str, str], job: Job, *, key_needed: bool = True
-) -> Service:
-    """The service of a backend. Raises UserError for a missing key and for an address that is none."""
-    key = (keys.get(facts.key_variable) or os.environ.get(facts.key_variable, "")).strip()
-    if not key and key_needed:
+def key_of(facts: BackendFacts, keys: Mapping[str, str]) -> str:
+    """The key of a backend, from `keys` or the environment. Raises UserError where one is needed and missing."""
+    key = (keys.get(facts.key_variable) or os.environ.get(facts.key_variable, "")).strip() if facts.key_variable else ""
+    if not key and facts.key_variable and facts.key_needed:
         raise UserError(
             f"{facts.title} needs a key.",
             fix=f"Set the environment variable {facts.key_variable}, or type the key into the password field.",
         )
+    return key
+
+
+def service_of(facts: BackendFacts, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Service:
+    """The service of a backend. Raises UserError for a missing key and for an address that is none."""
+    key = key_of(facts, keys)
     if not re.fullmatch(r"[!-~]*", key):
         raise UserError(f"The key in {facts.key_variable} holds characters that no key has.", fix="Copy it again.")
     base_url = _address(facts, settings)
@@ -160,13 +168,13 @@ def _address(facts: BackendFacts, settings: CaptionSettings) -> str:
     return url
 
 
-def model_name(facts: BackendFacts, settings: CaptionSettings) -> str:
-    """The model the user chose for this backend, else its own."""
-    if settings.caption_by == facts.name and settings.caption_model:
-        return settings.caption_model
-    if settings.lyrics_by == facts.name and settings.lyrics_model:
-        return settings.lyrics_model
-    return facts.model
+def recipient(facts: BackendFacts, settings: CaptionSettings) -> str:
+    """Who gets the sound of the songs from this backend; empty where it stays on this computer."""
+    if not facts.network:
+        return ""
+    address = _address(facts, settings)
+    host = urlsplit(address).hostname or ""
+    return "" if host in _LOCAL_HOSTS else host or facts.title
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
@@ -179,6 +187,16 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(known["retry-after"]).timestamp() - now)
     except (KeyError, ValueError):
         return None
+
+
+@contextmanager
+def connections(settings: CaptionSettings) -> Iterator[httpx.Client]:
+    """An HTTP client for an SDK. It follows no redirects: they would take along keys in headers of a vendor's own."""
+    import httpx
+
+    timeout = httpx.Timeout(settings.timeout_s, connect=min(CONNECT_TIMEOUT_S, settings.timeout_s))
+    with httpx.Client(timeout=timeout, follow_redirects=False) as client:
+        yield client
 
 
 def encoded(samples: np.ndarray, sample_rate: int, kind: Literal["flac", "wav"]) -> bytes:
@@ -219,6 +237,12 @@ PRICES: dict[str, Price] = {
     "gemini": Price("gemini-3.8-flash", 0.0028, "2026-10"),
 }
 """Estimates from the vendors' public price lists, for the smallest paid plan; the bill may differ."""
+
+
+def usage_of(service: Service, facts: BackendFacts, model: str, duration_s: float) -> dict[str, float]:
+    """What hearing so much sound took: its seconds, and at the vendor itself about how many US dollars."""
+    usd = None if service.base_url else estimated_usd(facts.name, model, duration_s)
+    return {"audio_s": duration_s} if usd is None else {"audio_s": duration_s, "estimated_usd": usd}
 
 
 def estimated_usd(backend_name: str, model: str, duration_s: float) -> float | None:

@@ -29,6 +29,7 @@ from acestep.captioning.local import (
     quiet_library,
     weights_device,
 )
+from acestep.captioning.registry import model_name
 from acestep.core.device import free_memory
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
@@ -49,7 +50,7 @@ class WhisperBackend:
 
     @contextlib.contextmanager
     def open(self, settings: CaptionSettings, keys: Mapping[str, str], job: Job) -> Iterator[OpenBackend]:
-        opened = _Whisper(model_folder(settings.lyrics_model or self.facts.model, job), settings, job)
+        opened = _Whisper(model_folder(model_name(self.facts, settings), job), settings, job)
         try:
             yield opened
         finally:

@@ -1,7 +1,7 @@
 """The `acestep` command: one subcommand a stage, its options made from the settings.
 
 Exit codes: 0 the work was done; 1 it was not; 2 the command line is wrong; 3 it was done, but some songs were
-left out; 130 it was stopped, and what was done is kept.
+left out; 130 it was stopped, and files that were finished are kept.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from acestep import __version__
 from acestep.cli.arguments import parse_options
+from acestep.cli.command import EXIT_STOPPED
 from acestep.cli.commands import COMMANDS, Command, Output
 from acestep.cli.terminal import TerminalListener, say_error
 from acestep.core.errors import Stopped, UserError, did_you_mean
@@ -26,7 +27,7 @@ from acestep.core.jobs import Job, is_main_process
 
 __all__ = ["COMMANDS", "main"]
 
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,7 +71,7 @@ def run(command: Command, options: Any, as_json: bool) -> int:
         _print_error(error, as_json)
         return EXIT_FAILED
     except Stopped:
-        say_error("Stopped. What was done is kept; run the same command again to go on.")
+        say_error("Stopped. Files that were finished are kept; run the same command again to go on.")
         return EXIT_STOPPED
     except KeyboardInterrupt:
         say_error("Ended at once.")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from acestep.cli.arguments import POSITIONAL, CommandOptions
-from acestep.cli.command import EXIT_PARTLY, Command, Output, problem_lines
-from acestep.core.errors import Problem, UserError
+from acestep.cli.command import EXIT_PARTLY, EXIT_STOPPED, Command, Output, problem_lines
+from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.settings import knob
 
@@ -17,27 +17,29 @@ if TYPE_CHECKING:
     from acestep.audio.analysis import Analysis
     from acestep.audio.weighing import Estimate
 
-_MOST_THREADS = 4
-"""Songs at once; each holds two minutes of sound and its spectra, about 0.3 GB."""
-
 
 class AnalyzeOptions(CommandOptions):
     paths: tuple[Path, ...] = knob(..., "Audio files, and folders that are searched for them.", group=POSITIONAL)
 
 
 def analyze(options: AnalyzeOptions, job: Job) -> Output:
-    """Analyse every sound file named or found; files that cannot be read are reported and left out."""
+    """Analyse every sound file named or found; files that cannot be read are reported and left out.
+
+    When it is stopped, what was analysed by then is shown.
+    """
     if not options.paths:
         raise UserError("No sound file was named.", fix="Name audio files, or folders that hold some.")
     paths, problems = _find(options.paths)
     found: dict[Path, Analysis] = {}
-    for path, result in zip(paths, _analyze_all(paths, job), strict=True):
+    results = _analyze_all(paths, job)
+    for path, result in zip(paths, results, strict=False):
         if isinstance(result, UserError):
             problems.append(Problem(str(path), str(result)))
         else:
             found[path] = result
             problems += [Problem(str(path), note, "warning") for note in result.notes]
-    if not found:
+    stopped = len(results) < len(paths)
+    if not found and not stopped:
         raise UserError(
             "No sound file could be analysed." if paths else "No sound file was found.",
             fix="Name audio files, or folders that hold some.",
@@ -47,8 +49,13 @@ def analyze(options: AnalyzeOptions, job: Job) -> Output:
     data = {
         "songs": [{"path": str(path), **result.to_dict()} for path, result in found.items()],
         "problems": [problem.to_dict() for problem in problems],
+        "stopped": stopped,
     }
-    return Output(data, [*table(found), *problem_lines(problems)], EXIT_PARTLY if errors else 0)
+    lines = [*table(found), *problem_lines(problems)]
+    if stopped:
+        lines.append(f"Stopped after {len(results)} of {len(paths)} files.")
+    code = EXIT_STOPPED if stopped else EXIT_PARTLY if errors else 0
+    return Output(data, lines, code)
 
 
 def _find(given: tuple[Path, ...]) -> tuple[list[Path], list[Problem]]:
@@ -68,8 +75,9 @@ def _find(given: tuple[Path, ...]) -> tuple[list[Path], list[Problem]]:
 
 
 def _analyze_all(paths: list[Path], job: Job) -> list[Analysis | UserError]:
+    """What was found in each file, in their order; of the first ones only where the job is stopped."""
     from acestep.audio.analysis import analyze as analyze_one
-    from acestep.audio.analysis import prepare
+    from acestep.audio.analysis import prepare, threads_at_once
 
     prepare()
 
@@ -82,8 +90,11 @@ def _analyze_all(paths: list[Path], job: Job) -> list[Analysis | UserError]:
         return result
 
     results = []
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    with job.stage("analyze", len(paths), "songs") as stage, ThreadPoolExecutor(threads) as pool:
+    with (
+        contextlib.suppress(Stopped),
+        job.stage("analyze", len(paths), "songs") as stage,
+        ThreadPoolExecutor(threads_at_once()) as pool,
+    ):
         for path, result in zip(paths, pool.map(run, paths), strict=True):
             results.append(result)
             stage.advance(note=path.name)
@@ -92,7 +103,7 @@ def _analyze_all(paths: list[Path], job: Job) -> list[Analysis | UserError]:
 
 def table(found: dict[Path, Analysis]) -> list[str]:
     """One line a song: name, length, loudness, and each value with its confidence."""
-    width = max(len(path.name) for path in found)
+    width = max((len(path.name) for path in found), default=0)
     return [f"{path.name:<{width}}  {_words(result)}" for path, result in found.items()]
 
 

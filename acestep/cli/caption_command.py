@@ -15,7 +15,7 @@ from acestep.core.jobs import Job, heavy_job
 from acestep.settings import CaptionSettings, knob
 
 if TYPE_CHECKING:
-    from acestep.captioning.batch import LabelReport, Step
+    from acestep.captioning.batch import LabelReport
 
 _STOPPED = 130
 
@@ -35,7 +35,8 @@ class CaptionOptions(CaptionSettings, CommandOptions):
 
 def caption(options: CaptionOptions, job: Job) -> Output:
     """Label songs; what is written and what stays is the settings' choice."""
-    from acestep.captioning.batch import label_dataset, plan_steps
+    from acestep.captioning.batch import check_keys, label_dataset, plan_steps
+    from acestep.captioning.outlook import look_ahead
     from acestep.dataset.store import load_dataset, save_dataset
 
     settings = _settings(options)
@@ -45,13 +46,15 @@ def caption(options: CaptionOptions, job: Job) -> Output:
     if not songs:
         raise UserError(f"No song fits {options.songs}.", fix="Correct --songs.")
     steps = plan_steps(songs, settings)
-    data: dict[str, Any] = {"songs": len(songs), "steps": [_step_facts(step) for step in steps]}
-    plan = [line for facts in data["steps"] for line in _step_lines(facts)] or ["Nothing is left to label."]
+    outlook = look_ahead(steps, settings)
+    data: dict[str, Any] = {"songs": len(songs), "steps": [step.to_dict() for step in outlook]}
+    plan = [line for step in outlook for line in step.sentences()] or ["Nothing is left to label."]
     if options.estimate:
         return Output(data, plan)
     for line in plan:
         job.say(line)
-    if any(step.backend.facts.network for step in steps) and not options.yes and not confirm("Send the songs there?"):
+    check_keys(steps, os.environ)
+    if any(step.needs_consent for step in outlook) and not options.yes and not confirm("Go ahead?"):
         raise UserError("Nothing was labelled.", fix="Run it again with --yes to go ahead without a question.")
     with heavy_job(f"caption {options.dataset}"):
         report = label_dataset(found, settings, os.environ, job, [song.id for song in songs], file=file)
@@ -80,43 +83,20 @@ def _settings(options: CaptionOptions) -> CaptionSettings:
     return CaptionSettings(**values)
 
 
-def _step_facts(step: Step) -> dict[str, Any]:
-    facts = step.backend.facts
-    fields = sorted({field for _, wanted in step.songs for field in wanted})
-    return {
-        "backend": facts.name,
-        "title": facts.title,
-        "songs": len(step.songs),
-        "minutes": round(sum(song.duration_s for song, _ in step.songs) / 60, 1),
-        "fields": fields,
-        "model": facts.model,
-        "memory_gib": facts.memory_gib,
-        "sends_audio": facts.network,
-    }
-
-
-def _step_lines(facts: dict[str, Any]) -> list[str]:
-    fields = ", ".join(facts["fields"])
-    lines = [f"{facts['backend']}: {fields} of {facts['songs']} songs, {facts['minutes']:.1f} min of audio."]
-    if facts["sends_audio"]:
-        lines.append(f"  The songs are sent to {facts['title']}, which may charge for it.")
-    elif facts["model"]:
-        lines.append(
-            f"  {facts['model']} needs about {facts['memory_gib']:.0f} GiB of memory; it is fetched first if it is "
-            "not on this machine yet."
-        )
-    return lines
-
-
 def _report_lines(report: LabelReport) -> list[str]:
+    from acestep.captioning.outlook import money
+
     head = "Stopped: " if report.stopped else ""
     lines = [
         f"{head}{report.labelled} of {report.songs} songs labelled, {report.failed} failed, "
         f"{len(report.told)} values written in {report.seconds:.0f} s.",
         *problem_lines(report.problems),
     ]
-    if report.usage:
-        lines.append("Used: " + ", ".join(f"{name} {amount:g}" for name, amount in sorted(report.usage.items())) + ".")
+    used = {name: amount for name, amount in sorted(report.usage.items()) if name != "estimated_usd"}
+    if used:
+        lines.append("Used: " + ", ".join(f"{name} {amount:g}" for name, amount in used.items()) + ".")
+    if "estimated_usd" in report.usage:
+        lines.append(f"By public prices that cost {money(report.usage['estimated_usd'])}.")
     if report.stopped:
         lines.append("Run the same command again to go on with the rest.")
     return lines

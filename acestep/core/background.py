@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -75,8 +76,18 @@ class Background:
     def busy(self) -> bool:
         return self.current is not None and self.current.running
 
-    def start(self, kind: str, title: str, function: Callable[[Job], Any], subject: Path | None = None) -> Work:
-        """Begin work and return at once. Raises UserError while other work holds this program or this machine."""
+    def start(
+        self,
+        kind: str,
+        title: str,
+        function: Callable[[Job], Any],
+        subject: Path | None = None,
+        light: bool = False,
+    ) -> Work:
+        """Begin work and return at once. Raises UserError while other work holds this program or this machine.
+
+        `light` work, which hardly computes, does not need the machine: it runs beside heavy work of other programs.
+        """
         with self._lock:
             if self.current and self.current.running:
                 raise UserError(f"{self.current.title} is still running.", fix="Wait for it or stop it first.")
@@ -84,7 +95,7 @@ class Background:
             work.job.listen(work.hear)
             holding: Future[None] = Future()
             thread = threading.Thread(
-                target=self._run, args=(work, function, holding), name=f"acestep-{kind}", daemon=True
+                target=self._run, args=(work, function, holding, light), name=f"acestep-{kind}", daemon=True
             )
             thread.start()
             holding.result()  # or the reason why the machine is not to be had
@@ -102,9 +113,9 @@ class Background:
             self._thread.join(timeout_s)
         return not self.busy
 
-    def _run(self, work: Work, function: Callable[[Job], Any], holding: Future[None]) -> None:
+    def _run(self, work: Work, function: Callable[[Job], Any], holding: Future[None], light: bool) -> None:
         try:
-            with heavy_job(work.title):
+            with nullcontext() if light else heavy_job(work.title):
                 holding.set_result(None)
                 work.result = function(work.job)
                 work.state = "stopped" if work.job.stop_requested else "finished"

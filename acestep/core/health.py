@@ -25,6 +25,7 @@ OLDEST_PYTHON = (3, 11)
 REMEDY = "Run ./install.sh (Windows: install.bat) again."
 
 _MODULE_NAMES = {
+    "google-genai": "google.genai",
     "lycoris-lora": "lycoris",
     "pytest-xdist": "xdist",
     "nvidia-ml-py": "pynvml",

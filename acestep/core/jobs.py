@@ -202,9 +202,22 @@ def heavy_job(title: str) -> Iterator[None]:
             yield
         finally:
             _depth = 0
+            with contextlib.suppress(OSError):
+                note.unlink()
             lock.release()
     finally:
         _held_by_this_process.release()
+
+
+def job_elsewhere() -> str:
+    """Title of the heavy job that another program of this user runs on this machine; empty where there is none."""
+    import psutil
+
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):  # no note, or of a job that died
+        facts = json.loads((state_folder() / "heavy-job.json").read_text(encoding="utf-8"))
+        if facts["pid"] != os.getpid() and psutil.Process(facts["pid"]).create_time() <= facts["started"]:
+            return str(facts["title"])
+    return ""
 
 
 def as_part_of_this_job() -> dict[str, str]:

@@ -19,12 +19,13 @@ from typing import Any, Self
 from acestep.core.errors import UserError
 from acestep.core.paths import atomic_file
 from acestep.dataset.dataset import Dataset
-from acestep.dataset.labels import ALIASES, origin_note
-from acestep.dataset.sidecars import edited_labels, is_dataset, pair
-from acestep.dataset.song import EDITED, NOT_SAID, Song, is_machine
+from acestep.dataset.labels import ALIASES, origin_note, read_labels
+from acestep.dataset.sidecars import edited_labels, is_dataset, machine_labels, pair
+from acestep.dataset.song import DEFAULT, EDITED, NOT_SAID, Song, is_machine
 from acestep.dataset.store import save_dataset
 from acestep.dataset.text import LARGEST_LABEL_FILE, NotText, decode
 from acestep.dataset.walk import is_audio_name
+from acestep.model.facts import INSTRUMENTAL
 
 _ELSEWHERE = "Save the dataset file in another place and edit there (--save FILE)."
 _SAYING_NOTHING = ("", None, NOT_SAID["language"])
@@ -114,7 +115,32 @@ class LabelWriter:
     def check(self, song: Song) -> None:
         """Raises UserError where the labels of a song will have no place."""
         if self._file is None:
-            self._places.of(song)
+            self._read(song)
+
+    def take_over(self, song: Song) -> frozenset[str]:
+        """Give a song what somebody wrote into its song.json since it was read; returns the names of those labels.
+
+        Raises UserError where that file holds no labels.
+        """
+        if self._file is not None:
+            return frozenset()
+        path, content = self._read(song)
+        edited, by_machine = edited_labels(content), machine_labels(content)
+        found = read_labels(content, path.name)
+        known = {name for name, source in song.sources.items() if source != DEFAULT and not is_machine(source)}
+        typed = (edited | found.values.keys()) - by_machine.keys() - known
+        for name in typed:
+            song.set_from(EDITED if name in edited else path.name, name, found.values.get(name, NOT_SAID[name]))
+        if "lyrics" in typed:
+            song.timed_lyrics = found.timed_lyrics
+            if "is_instrumental" not in found.values:
+                song.set_from(song.sources["lyrics"], "is_instrumental", song.lyrics == INSTRUMENTAL)
+        return frozenset(typed)
+
+    def _read(self, song: Song) -> tuple[Path, dict[str, Any]]:
+        path = self._places.of(song)
+        before = _bytes(path)
+        return path, _parse(path, before) if before is not None else {}
 
     def write(self, song: Song) -> None:
         """Keep the labels of a song of the dataset. Raises UserError when they cannot be written."""

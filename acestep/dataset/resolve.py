@@ -125,7 +125,7 @@ def _settle_voice(song: Song) -> list[str]:
         if told not in (None, DEFAULT) and song.is_instrumental != without_voice:
             said, found = ("there is a voice", INSTRUMENTAL) if without_voice else ("there is no voice", "words")
             sentences.append(f"{told} says {said}, but the lyrics in {from_lyrics} are {found}; the lyrics decide.")
-        if told != EDITED or song.is_instrumental != without_voice:
+        if told in (None, DEFAULT) or is_machine(told) or song.is_instrumental != without_voice:
             song.sources["is_instrumental"] = from_lyrics
         song.is_instrumental = without_voice
     elif told is None:

@@ -113,18 +113,20 @@ class App:
         function: Callable[[Job], Any],
         subject: Path | None = None,
         keep_model: bool = False,
+        light: bool = False,
     ) -> Work:
         """Begin heavy work in the background; it gets the memory of the loaded model unless it keeps that.
 
+        `light` work keeps it, and may run while another program trains or labels.
         Raises UserError while other work goes on.
         """
 
         def work(job: Job) -> Any:
-            if not keep_model:
+            if not (keep_model or light):
                 self.loaded.unload()
             return function(job)
 
-        return self.background.start(kind, title, work, subject)
+        return self.background.start(kind, title, work, subject, light)
 
     def open_songs(self, path: Path, job: Job, settings: DatasetSettings | None = None) -> Dataset:
         """Load the dataset in a file or of a folder of songs, take it in hand and remember where it is.

@@ -61,7 +61,7 @@ def open_place(app: App, songs: str) -> dict[str, Any]:
         raise UserError(f"{SONGS_LABEL}: {path} does not exist.", fix="Correct the path or choose another.")
     if path.suffix.lower() == ".zip":
         return _take(app, [path], "")
-    app.start_work("songs", f"Reading {path.name}", lambda job: app.open_songs(path, job), path, keep_model=True)
+    app.start_work("songs", f"Reading {path.name}", lambda job: app.open_songs(path, job), path, light=True)
     return said(BUSY)
 
 
@@ -87,7 +87,7 @@ def _take(app: App, files: list[Path], name: str) -> dict[str, Any]:
         f"Taking in {files[0].name if len(files) == 1 else f'{len(files)} files'}",
         take,
         app.datasets,
-        keep_model=True,
+        light=True,
     )
     return said(BUSY)
 
@@ -104,7 +104,7 @@ def read_again(app: App) -> dict[str, Any]:
             save_dataset(found, file)
         app.take_songs(found, file or dataset.root)
 
-    app.start_work("songs", f"Reading {dataset.settings.name} again", read, dataset.root, keep_model=True)
+    app.start_work("songs", f"Reading {dataset.settings.name} again", read, dataset.root, light=True)
     return said(BUSY)
 
 

@@ -16,6 +16,7 @@ from acestep.ui.dataset_source import build_files, build_open
 from acestep.ui.dataset_split import build_split
 from acestep.ui.dataset_table import build_table, length_words
 from acestep.ui.page import Page
+from acestep.ui.wiring import Wires
 
 PROBLEMS_SHOWN = 100
 NOTHING_YET = """<div class="empty"><h3>No songs are open yet</h3>
@@ -39,16 +40,22 @@ def build_dataset(page: Page) -> None:
             with gr.Accordion("Trigger word, prompts and name of the dataset", open=False):
                 build_settings(page, wires)
             with gr.Accordion("Label by machine", open=False):
-                build_labelling(page, wires)
+                build_labelling(page, wires)()
             with gr.Accordion("Save, export and import", open=False):
                 build_files(page, wires)
             with gr.Accordion("Split long recordings", open=False):
                 build_split(page, wires)
-        wires.add(opener=opener, facts=facts, desk=songs)
-        page.watch(wires, "facts", lambda: app.labels.revision, lambda: {"facts": facts_html(app)}, ["facts"])
-        page.watch(
-            wires, "desk", lambda: app.labels.generation, lambda: show_desk(app), ["opener", "desk", "open_said"]
-        )
+        follow_songs(page, wires, opener, facts, songs)
+
+
+def follow_songs(
+    page: Page, wires: Wires, opener: gr.Accordion, facts: gr.HTML, desk: gr.Column, nothing_yet: str = NOTHING_YET
+) -> None:
+    """Let the line of facts and the sections that need songs follow the songs that are open."""
+    app = page.app
+    wires.add(opener=opener, facts=facts, desk=desk)
+    page.watch(wires, "facts", lambda: app.labels.revision, lambda: {"facts": facts_html(app, nothing_yet)}, ["facts"])
+    page.watch(wires, "desk", lambda: app.labels.generation, lambda: show_desk(app), ["opener", "desk", "open_said"])
 
 
 def show_desk(app: App) -> dict[str, Any]:
@@ -57,10 +64,10 @@ def show_desk(app: App) -> dict[str, Any]:
     return {"desk": gr.update(visible=opened), "opener": gr.update(open=not opened), "open_said": ""}
 
 
-def facts_html(app: App) -> str:
+def facts_html(app: App, nothing_yet: str = NOTHING_YET) -> str:
     """The dataset in numbers, and what was found while it was read."""
     if app.dataset is None:
-        return NOTHING_YET
+        return nothing_yet
     with app.labels.lock:
         numbers, problems = summary(app.dataset), problems_now(app.dataset)
     words = [

@@ -9,17 +9,17 @@ from typing import Any
 import gradio as gr
 
 from acestep.core.background import Work
-from acestep.core.jobs import Stage
+from acestep.core.jobs import Stage, job_elsewhere
 from acestep.ui.app import App
 from acestep.ui.page import FRAME, Page
 from acestep.ui.stations import Station, stations
 
 
-def build_header(page: Page, title: str) -> None:
-    """Draw the header; it follows the app by itself."""
+def build_header(page: Page, title: str, shows_way: bool = True) -> None:
+    """Draw the header; it follows the app by itself. `shows_way`: with the way from folder to adapter."""
     app = page.app
     gr.HTML(f"<h1>{escape(title)}</h1>", padding=False)
-    way = gr.HTML(elem_id="way", padding=False)
+    way = gr.HTML(elem_id="way", padding=False, visible=shows_way)
     wires = page.wires(FRAME)
     with gr.Row(elem_id="work", equal_height=True):
         work = gr.HTML(elem_id="work-line", padding=False)
@@ -27,8 +27,15 @@ def build_header(page: Page, title: str) -> None:
     notes = gr.Markdown(visible=False, elem_classes=["problem"])
     wires.add(way=way, work=work, stop=stop, notes=notes)
     page.watch(wires, "notes", lambda: len(app.notes), lambda: show_notes(app), ["notes"])
-    page.watch(wires, "way", lambda: way_sign(app), lambda: {"way": way_html(stations(app))}, ["way"])
-    page.watch(wires, "work", lambda: work_sign(app.background.current), lambda: show_work(app), ["work", "stop"])
+    if shows_way:
+        page.watch(wires, "way", lambda: way_sign(app), lambda: {"way": way_html(stations(app))}, ["way"])
+    page.watch(
+        wires,
+        "work",
+        lambda: (work_sign(app.background.current), elsewhere(app)),
+        lambda: show_work(app),
+        ["work", "stop"],
+    )
     wires.on(stop.click, "stop_work", lambda: stop_work(app), outputs=["stop"])
 
 
@@ -66,13 +73,20 @@ def work_sign(work: Work | None) -> Hashable:
     return work.started, work.state, place, work.job.stop_requested
 
 
+def elsewhere(app: App) -> str:
+    """What another app does on this computer, while this one does nothing."""
+    return "" if app.background.busy else job_elsewhere()
+
+
 def show_work(app: App) -> dict[str, Any]:
     work = app.background.current
+    other = elsewhere(app)
+    beside = other_work_html(other) if other else ""
     if work is None:
-        return {"work": "", "stop": gr.update(visible=False)}
+        return {"work": beside, "stop": gr.update(visible=False)}
     asked = work.job.stop_requested
     button = gr.update(visible=work.running, value="Stopping…" if asked else "Stop", interactive=not asked)
-    return {"work": work_html(work), "stop": button}
+    return {"work": work_html(work) + beside, "stop": button}
 
 
 def work_html(work: Work) -> str:
@@ -88,6 +102,14 @@ def work_html(work: Work) -> str:
     return (
         f'<div class="work running" role="status">{title}<span>{escape(stage_words(stage, work.job.clock()))}</span>'
         f'<progress max="100" value="{share:.1f}" aria-label="{escape(stage.name)}"></progress></div>'
+    )
+
+
+def other_work_html(title: str) -> str:
+    """One line on heavy work of another program."""
+    return (
+        f'<div class="work" role="status"><b>{escape(title)}</b>goes on in another program on this computer. '
+        "Heavy work can begin here when that has ended; opening and editing songs goes on.</div>"
     )
 
 

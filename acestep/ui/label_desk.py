@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,21 @@ class LabelDesk:
         with self.lock:
             self._typing = None
 
+    @contextmanager
+    def labelling(self, song: Song) -> Iterator[None]:
+        """While a machine changes the labels of a song nobody edits; afterwards every page shows what is new."""
+        with self.lock:
+            before = {name: getattr(song, name) for name in NOT_SAID}
+            yield
+            self.revision += 1
+            for name, value in before.items():
+                if getattr(song, name) != value:
+                    self._touched[song.id, name] = self.revision, ""
+            if self._typing and self._typing[1] == song.id:
+                self._typing = None
+
     def changed_outside(self) -> None:
-        """Labels were changed and kept by other means, such as a labelling run: pages draw everything anew."""
+        """Labels were changed and kept by other means: pages draw everything anew."""
         with self.lock:
             self.generation += 1
             self.revision += 1

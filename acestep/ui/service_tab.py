@@ -37,7 +37,7 @@ def build_service(page: Page) -> None:
             done = gr.Markdown(visible=False, elem_classes=["good"])
             wires.add(done=done)
         with gr.Column(scale=2, min_width=320):
-            _build_machine(page, wires)
+            build_machine(page, wires)
             _build_memory(page, wires)
         wires.on(demo.click, "demo", lambda: begin_demo(app), outputs=["done"])
 
@@ -87,7 +87,8 @@ def _build_download(app: App, wires: Wires) -> None:
     wires.on(leave.click, "leave_download", lambda: {"confirm": gr.update(visible=False)}, outputs=["confirm"])
 
 
-def _build_machine(page: Page, wires: Wires) -> None:
+def build_machine(page: Page, wires: Wires) -> None:
+    """Draw the meters, and the checks of the whole installation."""
     machine = Machine(page.app.output)
     meters = gr.HTML(elem_id="machine", padding=False)
     with gr.Accordion("Check this computer", open=False):

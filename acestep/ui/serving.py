@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from acestep.core.errors import UserError
+from acestep.core.together import when_the_starter_ends
 from acestep.ui.app import App
 from acestep.ui.style import CSS, theme
 
@@ -91,10 +92,11 @@ def open_server(blocks: gr.Blocks, app: App, options: ServeOptions) -> str:
 
 
 def serve(blocks: gr.Blocks, app: App, options: ServeOptions, say: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM; then stop the work under way at its next safe point, and close."""
+    """Serve until Ctrl-C, SIGTERM or the end of the launcher; then stop the work at its next safe point, and close."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
+    when_the_starter_ends(ended.set)
     say(f"{blocks.title}: {open_server(blocks, app, options)}   (Ctrl-C ends it)")
     while not ended.wait(1.0):  # Windows delivers Ctrl-C only between waits
         pass

@@ -157,6 +157,8 @@ table.songs th[aria-sort=ascending] button::after { content: " \\2191"; }
 table.songs th[aria-sort=descending] button::after { content: " \\2193"; }
 table.songs tbody tr:hover td { background: var(--background-fill-secondary); }
 table.songs .lacks { color: #b45309; } .dark table.songs .lacks { color: #fbbf24; }
+.backends table { min-width: 40rem; }
+ul.plain { margin: .3rem 0; padding-left: 1.1rem; }
 table.changes td { vertical-align: top; overflow-wrap: anywhere; }
 table.changes del { color: #b91c1c; } table.changes ins { color: #047857; text-decoration: none; }
 .dark table.changes del { color: #fca5a5; } .dark table.changes ins { color: #6ee7b7; }

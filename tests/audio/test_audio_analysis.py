@@ -162,6 +162,15 @@ def test_what_cannot_be_heard_is_an_error_that_names_the_file(tmp_path: Path) ->
             analyze(tmp_path / name)
 
 
+def test_excerpts_are_taken_from_what_there_is_of_a_long_file_that_ends_early(tmp_path: Path) -> None:
+    file = tmp_path / "cut.flac"
+    soundfile.write(file, np.random.default_rng(0).uniform(-0.5, 0.5, 300 * 8000), 8000)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 6])
+    heard = hear(file)
+    assert 45 < heard.duration_s < 51 and "of its 300.0 s" in heard.notes[0]
+    assert sum(len(part) for part in heard.excerpts) / RATE == pytest.approx(heard.duration_s, abs=0.01)
+
+
 def test_a_file_that_ends_early_is_analysed_as_far_as_it_goes(tmp_path: Path) -> None:
     noise = 0.1 * np.random.default_rng(0).standard_normal(20 * 44_100)
     soundfile.write(tmp_path / "whole.flac", noise, 44_100)

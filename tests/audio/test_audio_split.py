@@ -73,6 +73,16 @@ def test_cuts_move_into_the_silence_nearest_to_them(tmp_path: Path) -> None:
     assert pieces[-1].end_s == 40
 
 
+@pytest.mark.parametrize("at_silence", [False, True])
+def test_a_recording_that_ends_early_is_split_as_far_as_it_goes(tmp_path: Path, at_silence: bool) -> None:
+    file = tmp_path / "cut.flac"
+    soundfile.write(file, noise(300), RATE)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 6])
+    pieces = split_audio(file, tmp_path / "new", 20, at_silence=at_silence)
+    assert len(pieces) == 2 or len(pieces) == 3
+    assert 45 < pieces[-1].end_s < 51 and all(soundfile.info(piece.path).duration > 5 for piece in pieces)
+
+
 def test_a_short_recording_is_one_piece(recording: Path, tmp_path: Path) -> None:
     assert len(split_audio(recording, tmp_path / "new", 30)) == 1
 

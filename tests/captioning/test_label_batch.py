@@ -9,6 +9,7 @@ import gc
 import json
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from acestep.audio import resample
 from acestep.captioning.batch import LabelReport, label_dataset, plan_steps
 from acestep.captioning.contract import (
     Answer,
@@ -34,6 +36,7 @@ from acestep.captioning.registry import BACKENDS
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.dataset.dataset import Dataset
+from acestep.dataset.label_files import save_labels
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.store import load_dataset, save_dataset
 from acestep.model.facts import INSTRUMENTAL
@@ -87,7 +90,7 @@ class Meter:
         values["lyrics"] = Guess(LYRICS if peak > 0.5 else "[instrumental]")
         values["language"] = Guess("english")
         timed = TIMED if peak > 0.5 else ""
-        return Answer(values, timed, usage={"tokens": 10, "cost_usd": 0.25})
+        return Answer(values, timed, usage={"tokens": 10, "estimated_usd": 0.25})
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ def test_one_backend_for_everything_is_asked_once_a_song_and_its_values_are_kept
     report = label(songs, everything("meter"))
     assert [name for name, _ in meter.asked] == ["song000.wav", "song001.wav", "song002.wav"]
     assert (report.songs, report.labelled, report.failed, report.problems) == (3, 3, 0, [])
-    assert report.usage == {"tokens": 30, "cost_usd": 0.75}
+    assert report.usage == {"tokens": 30, "estimated_usd": 0.75}
     quiet, _, loud = scan_folder(songs).songs
     assert (quiet.caption, quiet.bpm, quiet.keyscale) == ("peaks at 0.2", 80, "A minor")
     assert (quiet.lyrics, quiet.is_instrumental, quiet.language) == (INSTRUMENTAL, True, "unknown")
@@ -181,8 +184,6 @@ def test_files_and_hands_outrank_backends_and_are_replaced_only_when_all_is_aske
     content = notes(songs, "song001")
     (songs / "song001.json").write_text(json.dumps(content | {"caption": "by a text editor"}), encoding="utf-8")
     dataset.songs[2].edit(caption="by hand", genre="")
-    from acestep.dataset.label_files import save_labels
-
     save_labels(dataset, dataset.songs[2:], None)
     said = ["a file's caption", "by a text editor", "by hand"]
     for fill in ("missing", "machine"):
@@ -253,11 +254,32 @@ def test_songs_of_a_local_model_are_decoded_one_ahead_and_let_go(
     assert shapes == [(2, 19_200)] * 8 and most <= 2
 
 
+def test_an_hour_is_heard_to_its_end_in_little_memory(
+    tmp_path: Path, backends: Callable[..., Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "long").mkdir()
+    with soundfile.SoundFile(tmp_path / "long" / "hour.wav", "w", 4000, 2) as file:
+        for minute in range(60):
+            file.write(np.full((60 * 4000, 2), 0.1 + minute / 100))
+    meter, ends = backends("meter", hears=Hearing(8000, 1)), []
+    meter.before = lambda song: ends.append((song.samples.shape, float(song.samples[0, -4000:].mean())))
+    tracemalloc.start()
+    report = label(tmp_path / "long", settings(caption_by="meter"))
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    hour_bytes = 3600 * 8000 * 4
+    assert ends == [((1, 3600 * 8000), pytest.approx(0.69, abs=0.01))] and not report.problems
+    assert most_bytes < 3.5 * hour_bytes, "and never a larger form of it"
+    monkeypatch.setattr(resample, "MOST_BYTES", hour_bytes // 2)
+    report = label(tmp_path / "long", settings(caption_by="meter", fill="machine"))
+    assert ends[1][0] == (1, 1800 * 8000) and "first 30 min" in report.problems[0].message
+
+
 def test_services_work_in_parallel_within_bounds_and_the_report_keeps_the_order(
     tmp_path: Path, backends: Callable[..., Meter]
 ) -> None:
     folder = write_songs(tmp_path / "many", [0.01 * number for number in range(5, 45)])
-    meter = backends("service", parallel=True, hears=None, origin="service")
+    meter = backends("service", parallel=True, network=True, hears=None, origin="service")
     meeting = threading.Barrier(4)
 
     def meet(song: SongToLabel) -> None:
@@ -306,11 +328,13 @@ def test_trouble_that_passes_is_waited_for(songs: Path, backends: Callable[..., 
 
 
 def test_requests_a_minute_are_bounded(songs: Path, backends: Callable[..., Meter]) -> None:
-    backends("meter", parallel=True)
+    backends("meter", parallel=True, network=True)
+    backends("here", parallel=True, hears=None)
     clock = Clock()
-    label(
-        songs, settings(caption_by="meter", requests_per_minute=6, parallel_requests=1), clock=clock, sleep=clock.sleep
-    )
+    slow = {"requests_per_minute": 6, "parallel_requests": 1}
+    label(songs, settings(metadata_by="here", **slow), clock=clock, sleep=clock.sleep)
+    assert clock.naps == [], "what runs on this machine asks nobody"
+    label(songs, settings(caption_by="meter", **slow), clock=clock, sleep=clock.sleep)
     assert clock.naps == [10, 10]
 
 
@@ -353,7 +377,7 @@ def test_values_that_cannot_be_used_are_absent(
 def test_a_refused_key_ends_the_batch_and_keeps_what_was_done(
     songs: Path, backends: Callable[..., Meter], parallel: bool
 ) -> None:
-    meter = backends("meter", parallel=parallel)
+    meter = backends("meter", parallel=parallel, network=parallel)
 
     def refuse(song: SongToLabel) -> None:
         if song.path.name == "song001.wav":
@@ -383,7 +407,7 @@ def test_a_stopped_batch_keeps_what_is_done_and_goes_on_later(
     tmp_path: Path, backends: Callable[..., Meter], parallel: bool
 ) -> None:
     folder = write_songs(tmp_path / "many", [0.1 + 0.01 * number for number in range(12)])
-    meter, job = backends("meter", parallel=parallel), Job()
+    meter, job = backends("meter", parallel=parallel, network=parallel), Job()
 
     def stop(song: SongToLabel) -> None:
         if song.path.name == "song004.wav":
@@ -438,6 +462,70 @@ def test_voices(songs: Path, backends: Callable[..., Meter]) -> None:
     assert {(song.is_instrumental, song.lyrics) for song in scan_folder(songs).songs} == {(True, INSTRUMENTAL)}
 
 
+def test_a_voice_that_a_file_tells_of_is_not_denied_by_a_backend(songs: Path, backends: Callable[..., Meter]) -> None:
+    backends("meter")
+    for stem in ("song000", "song002"):
+        (songs / f"{stem}.json").write_text('{"is_instrumental": false}', encoding="utf-8")
+    report = label(songs, settings(lyrics_by="meter"))
+    assert "No voice was heard" in report.problems[0].message
+    quiet, _, loud = scan_folder(songs).songs
+    assert (quiet.is_instrumental, quiet.lyrics, notes(songs)["is_instrumental"]) == (False, "", False)
+    assert (loud.is_instrumental, loud.lyrics) == (False, LYRICS)
+    assert loud.sources["is_instrumental"] == "song002.json"
+
+
+def test_what_is_written_into_a_sidecar_while_the_batch_runs_stays(songs: Path, backends: Callable[..., Meter]) -> None:
+    meter = backends("meter")
+    label(songs, settings(caption_by="meter"))
+
+    def somebody_types(song: SongToLabel) -> None:
+        content = json.loads(song.path.with_suffix(".json").read_text(encoding="utf-8"))
+        if song.path.name == "song000.wav":
+            other = scan_folder(songs)
+            other.songs[0].edit(caption="typed in another window")
+            save_labels(other, other.songs[:1], None)
+        elif song.path.name == "song001.wav":
+            content |= {"caption": "by a text editor", "keyscale": "H sharp"}
+            song.path.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+
+    meter.before = somebody_types
+    report = label(songs, everything("meter", fill="machine"))
+    first, second, third = scan_folder(songs).songs
+    assert [song.caption for song in (first, second, third)] == [
+        "typed in another window", "by a text editor", "peaks at 0.8",
+    ]  # fmt: skip
+    assert (first.bpm, second.keyscale) == (80, "A minor"), "the rest is written, and what says nothing is replaced"
+    assert [told.song for told in report.told if told.field == "caption"] == ["song002.wav"]
+    assert [problem.subject for problem in report.problems if "meanwhile" in problem.message] == [
+        "song000.wav", "song001.wav",
+    ]  # fmt: skip
+
+
+def test_a_damaged_sidecar_is_trouble_with_its_song_alone(songs: Path, backends: Callable[..., Meter]) -> None:
+    meter = backends("meter")
+    (songs / "song000.json").write_text("{", encoding="utf-8")
+
+    def damage(song: SongToLabel) -> None:
+        (songs / "song001.json").write_text("[", encoding="utf-8")
+
+    meter.before = damage
+    report = label(songs, settings(caption_by="meter"))
+    assert [name for name, _ in meter.asked] == ["song001.wav", "song002.wav"], "the first has no place for labels"
+    assert [problem.subject for problem in report.problems] == ["song000.wav", "song001.wav"]
+    assert report.failed == 2 and [path.read_text() for path in sorted(songs.glob("*.json"))[:2]] == ["{", "["]
+    assert scan_folder(songs).songs[2].caption == "peaks at 0.8"
+
+
+def test_the_language_is_said_in_any_spelling_or_refused(songs: Path, backends: Callable[..., Meter]) -> None:
+    meter, heard = backends("meter"), []
+    meter.before = lambda song: heard.append(song.language)
+    with pytest.raises(UserError, match="Klingon"):
+        label(songs, settings(lyrics_by="meter", language="Klingon"))
+    assert not meter.opened
+    label(songs, settings(lyrics_by="meter", language="German"))
+    assert heard == ["de"] * 3 and scan_folder(songs).songs[2].language == "de"
+
+
 def test_what_cannot_be_done_is_said_before_anything_is_loaded(songs: Path, backends: Callable[..., Meter]) -> None:
     meter = backends("meter", gives=frozenset({"caption"}))
     for wrong in (settings(metadata_by="meter"), settings(caption_by="metre")):
@@ -450,6 +538,9 @@ def test_what_cannot_be_done_is_said_before_anything_is_loaded(songs: Path, back
     soundfile.write(songs / "song000.flac", 0.3 * np.ones(16_000), 8000)
     report = label(songs, settings(caption_by="meter"))
     assert "would share song000.json" in report.problems[0].message and len(meter.asked) == 2
+    opened = meter.opened
+    label(songs, settings(caption_by="meter"), songs=[song.id for song in scan_folder(songs).songs[:1]])
+    assert meter.opened == opened, "nothing is loaded where no song has a place for its labels"
 
 
 def test_only_the_songs_asked_for(songs: Path, backends: Callable[..., Meter]) -> None:

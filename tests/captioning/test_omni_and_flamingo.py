@@ -42,7 +42,8 @@ def settings_for(folder: Path, **changes) -> CaptionSettings:
 
 
 def ask(name: str, folder: Path, *songs: SongToLabel, job: Job | None = None, **changes) -> list[Answer]:
-    with backend(name).open(settings_for(folder, **changes), {}, job or Job()) as opened:
+    chosen = settings_for(folder, caption_by=name, lyrics_by=name, **changes)
+    with backend(name).open(chosen, {}, job or Job()) as opened:
         return [opened.label(one) for one in songs]
 
 
@@ -101,6 +102,11 @@ def test_lyrics_are_heard_window_by_window(folders) -> None:
     }
     assert answer.usage["audio_s"] == pytest.approx(25 + 2 * 2, abs=0.01)  # three windows, two seams
     assert answer.values["language"].confidence == 1.0
+
+
+def test_windows_longer_than_the_model_hears_leave_nothing_out(folders) -> None:
+    [answer] = ask("ace-transcriber", folders("song"), song(25), window_s=60)
+    assert answer.usage["audio_s"] == pytest.approx(25 + 2 * 2, abs=0.01)  # the model hears 12 s at once
 
 
 def test_lyrics_without_end_are_told_and_cut(folders) -> None:
@@ -223,7 +229,7 @@ def live_tensors() -> int:
 @pytest.mark.parametrize(("name", "model"), [("ace-captioner", "ballad"), ("music-flamingo", "musicflamingo")])
 def test_memory_stays_flat_and_comes_back(folders, name: str, model: str) -> None:
     before = live_tensors()
-    with backend(name).open(settings_for(folders(model)), {}, Job()) as opened:
+    with backend(name).open(settings_for(folders(model), caption_by=name), {}, Job()) as opened:
         held = weakref.ref(opened._listener._model)
         opened.label(song(3))
         loaded = live_tensors()

@@ -25,7 +25,7 @@ def song(duration_s: float, seed: int = 0, language: str = "") -> SongToLabel:
 
 
 def ask(folder: Path, *songs: SongToLabel, job: Job | None = None) -> list[Answer]:
-    settings = CaptionSettings(lyrics_model=str(folder), device="cpu")
+    settings = CaptionSettings(lyrics_by="whisper", lyrics_model=str(folder), device="cpu")
     with backend("whisper").open(settings, {}, job or Job()) as opened:
         return [opened.label(one) for one in songs]
 
@@ -82,7 +82,8 @@ class StopsSoon(Job):
 
 def test_a_stop_is_heard_within_a_song_and_the_model_goes(folder: Path) -> None:
     job = StopsSoon()
-    with backend("whisper").open(CaptionSettings(lyrics_model=str(folder), device="cpu"), {}, job) as opened:
+    chosen = CaptionSettings(lyrics_by="whisper", lyrics_model=str(folder), device="cpu")
+    with backend("whisper").open(chosen, {}, job) as opened:
         model = weakref.ref(opened._hear.model)
         with pytest.raises(Stopped):
             opened.label(song(20))

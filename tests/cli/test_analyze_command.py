@@ -10,6 +10,8 @@ import pytest
 import soundfile
 
 from acestep.cli import main
+from acestep.cli.analyze_command import ANALYZE_COMMAND, AnalyzeOptions
+from acestep.core.jobs import Job
 
 
 @pytest.fixture
@@ -54,3 +56,14 @@ def test_nothing_to_analyse_is_an_error(songs: Path, tmp_path: Path, capsys: pyt
         assert json.loads(capsys.readouterr().out)["error"]
     assert main(["analyze"]) == 1
     assert "No sound file was named" in capsys.readouterr().err
+
+
+def test_what_was_analysed_before_a_stop_is_shown(songs: Path) -> None:
+    job = Job()
+    job.listen(lambda kind, what: job.request_stop() if kind == "progress" else None)
+    many = [songs / "clicks.flac", *(songs / f"copy{number}.flac" for number in range(30))]
+    for copy in many[1:]:
+        copy.symlink_to(many[0])
+    output = ANALYZE_COMMAND.run(AnalyzeOptions(paths=tuple(many)), job)
+    assert output.exit_code == 130 and 1 <= len(output.data["songs"]) < len(many)
+    assert "clicks.flac" in output.lines[0] and f"of {len(many)} files" in output.lines[-1]

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from acestep.captioning.contract import Answer, BackendFacts, BackendUnusable, Guess, Hearing, SongToLabel
-from acestep.captioning.registry import BACKENDS
+from acestep.captioning.registry import BACKENDS, backend
 from acestep.cli import main
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
@@ -49,7 +49,7 @@ class Loudness:
         peak = float(np.abs(song.samples).max())
         if peak > 0.7:
             raise UserError("It is too loud to hear.")
-        return Answer({"caption": Guess(f"about {peak:.1f} loud"), "bpm": Guess(90)}, usage={"cost_usd": 0.5})
+        return Answer({"caption": Guess(f"about {peak:.1f} loud"), "bpm": Guess(90)}, usage={"estimated_usd": 0.5})
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_folder_is_labelled_and_the_result_is_told(songs: Path, capsys: pytest
     assert main([*arguments, "--yes", "--csv", str(songs.parent / "out.csv")]) == 3
     printed = capsys.readouterr()
     report = json.loads(printed.out)
-    assert (report["labelled"], report["failed"], report["usage"]) == (2, 1, {"cost_usd": 1.0})
+    assert (report["labelled"], report["failed"], report["usage"]) == (2, 1, {"estimated_usd": 1.0})
     assert report["problems"] == [
         {"subject": "live/three.wav", "message": "It is too loud to hear.", "severity": "error"}
     ]
@@ -87,6 +87,29 @@ def test_a_folder_is_labelled_and_the_result_is_told(songs: Path, capsys: pytest
     assert "about 0.2 loud" in (songs.parent / "out.csv").read_text(encoding="utf-8-sig")
     assert main(["caption", str(songs), "--backend", "loudness", "--songs", "one*", "--yes"]) == 0
     assert "Nothing is left" in capsys.readouterr().err
+
+
+def test_a_model_that_must_be_fetched_is_named_and_asked_about(
+    songs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hub"))
+    arguments = ["caption", str(songs), "--backend", "music-flamingo", "--caption-model", "org/another"]
+    assert main(arguments) == 1
+    told = capsys.readouterr().err
+    assert "org/another is fetched first" in told and "--yes" in told and "nvidia" not in told
+
+
+def test_a_model_is_that_of_its_own_label(songs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    who = ["--caption-by", "loudness", "--metadata-by", "ace-captioner", "--lyrics-by", ""]
+    assert main(["caption", str(songs), *who, "--caption-model", "loud-1", "--estimate", "--json"]) == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert {step["backend"]: step["model"] for step in steps} == {
+        "loudness": "loud-1", "ace-captioner": "ACE-Step/acestep-captioner",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE"):  # and not: there is no model folder "loud-1"
+        chosen = CaptionSettings(caption_by="loudness", metadata_by="ace-captioner", caption_model="loud-1")
+        with backend("ace-captioner").open(chosen, {}, Job()):
+            pass
 
 
 def test_labels_go_to_a_dataset_file(songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from pages import free_port
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -14,6 +15,7 @@ from acestep.ui.app import App
 from acestep.ui.serving import ServeOptions, open_server
 from lora_training_ui import build
 
+Build = Callable[[App], tuple[gr.Blocks, object]]
 CHROMIUM = "/usr/bin/chromium"
 expect.set_options(timeout=60_000)  # a machine may be busy with other tests
 
@@ -40,7 +42,7 @@ def open_page(browser: Browser) -> Iterator[Callable[[App], Page]]:
     ends: list[Callable[[], object]] = []
     errors: list[str] = []
 
-    def open_it(app: App, width: int = 1280, height: int = 800) -> Page:
+    def open_it(app: App, width: int = 1280, height: int = 800, build: Build = build) -> Page:
         blocks, _ = build(app)
         address = open_server(blocks, app, ServeOptions(port=free_port()))
         page = browser.new_page(viewport={"width": width, "height": height})
