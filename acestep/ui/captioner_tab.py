@@ -136,7 +136,7 @@ def build_computer(page: Page) -> None:
 
 def work_sign(app: App) -> Any:
     work = app.background.current
-    return work and (work.started, work.state)
+    return (work and (work.started, work.state),)
 
 
 def backends_html() -> str:

@@ -12,7 +12,7 @@ import gradio as gr
 
 from acestep.captioning.batch import ROLES, LabelReport, check_keys, label_dataset, plan_steps
 from acestep.captioning.contract import BackendFacts
-from acestep.captioning.outlook import look_ahead, money
+from acestep.captioning.outlook import StepOutlook, look_ahead, money
 from acestep.captioning.registry import BACKENDS, backend
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
@@ -86,7 +86,9 @@ def _wire(page: Page, wires: Wires, controls: Controls, keys: list[str], buttons
     wires.on(buttons["look"].click, "label_plan", lambda **s: show_plan(app, controls, s), inputs, outputs, **options)
     wires.on(buttons["start"].click, "label", lambda **s: ask_or_start(app, controls, s), inputs, outputs, **options)
     wires.on(buttons["agree"].click, "label_agreed", lambda **s: start_labelling(app, controls, s), inputs, outputs)
-    wires.on(buttons["leave"].click, "label_left", lambda: {**SHUT, "label_plan": ""}, outputs=outputs)
+    # consent is for the plan that was shown, and for no other songs
+    others = [buttons["leave"].click, parts["label_songs"].input]  # type: ignore[union-attr]
+    wires.on(others, "label_left", lambda: {**SHUT, "label_plan": ""}, outputs=outputs)
     typed = [parts[name].input for name in settings]  # type: ignore[union-attr]
     wires.on(
         typed,
@@ -215,10 +217,14 @@ def prepare(app: App, controls: Controls, shown: dict[str, Any]) -> tuple[Captio
     return settings, songs, keys
 
 
-def show_plan(app: App, controls: Controls, shown: dict[str, Any], asks: bool = False) -> dict[str, Any]:
+def show_plan(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, Any]:
     """Who would be asked about how many songs, what is fetched, where the songs go, and what it costs."""
     settings, songs, _ = prepare(app, controls, shown)
-    outlook = look_ahead(plan_steps(songs, settings), settings)
+    return plan_updates(look_ahead(plan_steps(songs, settings), settings), settings)
+
+
+def plan_updates(outlook: list[StepOutlook], settings: CaptionSettings, asks: bool = False) -> dict[str, Any]:
+    """The plan in sentences, with the question whether to begin where `asks`."""
     items = "".join(f"<li>{escape(' '.join(step.sentences()))}</li>" for step in outlook)
     question = '<p role="alert"><b>Shall it begin?</b></p>' if asks else ""
     text = f'<ul class="plain">{items}</ul>{question}' if items else f'<p role="status">{nothing_due(settings)}</p>'
@@ -236,10 +242,11 @@ def ask_or_start(app: App, controls: Controls, shown: dict[str, Any]) -> dict[st
     settings, songs, keys = prepare(app, controls, shown)
     steps = plan_steps(songs, settings)
     check_keys(steps, keys)
-    if any(step.needs_consent for step in look_ahead(steps, settings)):
-        return show_plan(app, controls, shown, asks=True)
+    outlook = look_ahead(steps, settings)
+    if any(step.needs_consent for step in outlook):
+        return plan_updates(outlook, settings, asks=True)
     if not steps and settings.instrumental != "yes":
-        return show_plan(app, controls, shown)
+        return plan_updates(outlook, settings)
     return start_labelling(app, controls, shown)
 
 

@@ -53,8 +53,8 @@ def build_song(page: Page, wires: Wires) -> None:
     wires.add(heading=heading, player=player, prompt=prompt, saved=saved, notes=notes, mark=gr.HTML(padding=False))
     wires.add(**{part_of(name): component for name, component in columns.items()})
     wires.add(
-        song=gr.Textbox(visible="hidden", elem_id="song-key", label="Song"),
-        page=gr.Textbox(value=lambda: secrets.token_hex(6), visible="hidden", label="Page"),
+        song=gr.Textbox(elem_id="song-key", elem_classes=["unseen"], label="Song"),
+        page=gr.Textbox(value=lambda: secrets.token_hex(6), elem_classes=["unseen"], label="Page"),
     )
     _wire(page, wires, buttons)
 

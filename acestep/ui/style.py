@@ -158,6 +158,7 @@ table.songs th[aria-sort=descending] button::after { content: " \\2193"; }
 table.songs tbody tr:hover td { background: var(--background-fill-secondary); }
 table.songs .lacks { color: #b45309; } .dark table.songs .lacks { color: #fbbf24; }
 .backends table { min-width: 40rem; }
+.unseen, .form:has(> .unseen) { display: none !important; }
 ul.plain { margin: .3rem 0; padding-left: 1.1rem; }
 table.changes td { vertical-align: top; overflow-wrap: anywhere; }
 table.changes del { color: #b91c1c; } table.changes ins { color: #047857; text-decoration: none; }

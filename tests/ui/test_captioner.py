@@ -277,13 +277,18 @@ def test_folder_to_trainer_in_the_browser(
     expect(page.get_by_label("Key (SLOW_KEY)")).to_have_value("")
     assert SECRET not in page.content()
     page.get_by_text("Where the labels are").click()
+    expect(page.locator("#song-key")).to_be_hidden()
     page.locator("#dataset-file textarea").fill(str(app.project / "labels.json"))
     page.get_by_role("button", name="Save the dataset file").click()
     expect(page.get_by_text("Saved to")).to_be_visible()
     assert not any(SECRET.encode() in path.read_bytes() for path in app.project.rglob("*") if path.is_file())
 
+    page.get_by_role("tab", name="This computer").click()
+    expect(page.locator("#captioner-backends")).to_contain_text("Whisper")
+
     trainer = open_page(app)
     trainer.get_by_role("tab", name="Dataset").click()
+    expect(trainer.get_by_text("No songs are open yet")).to_be_visible()  # the fields are filled in by then
     trainer.get_by_label("Folder of songs, or a dataset file").fill(str(app.project / "labels.json"))
     trainer.get_by_role("button", name="Open", exact=True).click()
     trainer.get_by_role("button", name="Night Train.mp3").click()

@@ -155,8 +155,13 @@ def test_leaving_a_field_as_it_was_changes_nothing(opened: Page, songs: Path, de
 
 def test_every_label_reaches_its_file(opened: Page, songs: Path) -> None:
     values = {"genre": "ska", "bpm": 90, "keyscale": "8A", "timesignature": "3", "language": "de", "custom_tag": "zug"}
-    values |= {"prompt_override": "genre", "repeat": 3, "lyrics": "[Verse]\nNur ein Zug", "caption": "Slow"}
-    values |= {"regularization": True}
+    values |= {
+        "prompt_override": "genre",
+        "repeat": 3,
+        "regularization": True,
+        "lyrics": "[Verse]\nNur ein Zug",
+        "caption": "Slow",
+    }
     assert values.keys() | {"is_instrumental"} == NOT_SAID.keys()
     form = pick(opened)
     for name, value in values.items():
@@ -369,7 +374,7 @@ def test_labelling_is_drawn_from_the_backends_and_never_keeps_a_key(
     with pytest.raises(UserError, match="Nobody is chosen"):
         page.handler("dataset.label")(**shown)
     with pytest.raises(UserError, match="needs a key"):
-        page.handler("dataset.label")(**{**shown, "caption_by": "ear"})
+        page.handler("dataset.label")(**{**shown, "caption_by": "ear", "fill": "all"})
     page.handler("dataset.label")(**{**shown, "caption_by": "ear", "EAR_KEY": "very secret", "fill": "all"})
     assert app.background.wait(PATIENCE_S)
     assert App(app.project).workspace.caption.fill == "all"
