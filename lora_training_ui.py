@@ -9,7 +9,9 @@ import gradio as gr
 from acestep.ui.app import App
 from acestep.ui.dataset_tab import build_dataset
 from acestep.ui.demo import start_demo
+from acestep.ui.export_tab import build_export
 from acestep.ui.header import build_header
+from acestep.ui.listen_tab import build_listen
 from acestep.ui.page import Page
 from acestep.ui.preprocess_tab import build_preprocess
 from acestep.ui.runs_tab import build_runs
@@ -30,6 +32,8 @@ def build(app: App) -> tuple[gr.Blocks, Page]:
             build_dataset(page)
             build_preprocess(page)
             build_train(page)
+            build_listen(page)
+            build_export(page)
             build_runs(page)
         page.start_clock(blocks)
     return blocks, page

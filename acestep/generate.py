@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from acestep.adapters import Adapter, load_adapter
 from acestep.core.device import DeviceChoice
 from acestep.core.errors import UserError, did_you_mean
 from acestep.core.jobs import Job
@@ -24,7 +26,7 @@ from acestep.model.condition import lyrics_are_cut, metas_are_cut
 from acestep.model.facts import INSTRUCTION, LANGUAGES, LYRIC_TOKENS, TEXT_TOKENS
 from acestep.model.prompt import PromptLabels, language_code, lyric_prompt, sung_text, text_prompt
 from acestep.model.vae import decode_latents
-from acestep.settings.generate import GenerateSettings
+from acestep.settings.generate import GenerateSettings, SweepSettings
 
 if TYPE_CHECKING:
     from diffusers import AceStepConditionEncoder, AceStepPipeline, AceStepTransformer1DModel, AutoencoderOobleck
@@ -76,13 +78,66 @@ def load_parts(checkpoint: Checkpoint, device: DeviceChoice) -> Parts:
     from acestep.model import loading
 
     dtype, place = device.dtype, device.torch_device
-    return Parts(
-        transformer=loading.load_transformer(checkpoint, dtype, place),
-        condition_encoder=loading.load_condition_encoder(checkpoint, dtype, place),
-        vae=loading.load_vae(checkpoint, torch.float32 if dtype == torch.float16 else dtype, place),
-        text_encoder=loading.load_text_encoder(checkpoint, dtype, place),
-        checkpoint=checkpoint,
-    )
+    with _memory_errors():
+        return Parts(
+            transformer=loading.load_transformer(checkpoint, dtype, place),
+            condition_encoder=loading.load_condition_encoder(checkpoint, dtype, place),
+            vae=loading.load_vae(checkpoint, torch.float32 if dtype == torch.float16 else dtype, place),
+            text_encoder=loading.load_text_encoder(checkpoint, dtype, place),
+            checkpoint=checkpoint,
+        )
+
+
+Keep = Callable[[Generated, float | None], None]
+"""Takes each piece as soon as it is played, with the adapter's strength (None: no adapter)."""
+
+
+def play_sweep(
+    parts: Parts,
+    settings: GenerateSettings,
+    sweep: SweepSettings,
+    adapter: str | Path | None,
+    keep: Keep,
+    job: Job | None = None,
+) -> None:
+    """Play the same request at several strengths of an adapter, each with the same seeds, and so the same noise.
+
+    The adapter is attached for this and taken off again, however it ends: the model is then what it was, bit for
+    bit. Without an adapter the model plays alone, once a seed. Errors are those of `load_adapter` and `generate`.
+    """
+    job = job or Job()
+    seeds = [settings.seed + take for take in range(sweep.takes)]
+    strengths: Sequence[float | None] = list(dict.fromkeys(sweep.strength)) if adapter else [None]
+    if not strengths:
+        raise UserError("No adapter strength is given.", fix='Name one or more in "strength" (--strength).')
+    with _attached(parts, adapter) as attached, job.stage("play", len(strengths) * len(seeds), "pieces") as stage:
+        for strength in strengths:  # refused before the first is played
+            _set_strength(attached, strength)
+        for strength in strengths:
+            _set_strength(attached, strength)
+            for seed in seeds:
+                job.check_stop()
+                keep(generate(parts, settings.changed(seed=seed), job), strength)
+                stage.advance()
+
+
+@contextlib.contextmanager
+def _attached(parts: Parts, path: str | Path | None) -> Iterator[Adapter | None]:
+    """An adapter on the model for the length of a block."""
+    if path is None:
+        yield None
+        return
+    with _memory_errors():
+        adapter = load_adapter(path, parts.transformer)
+    try:
+        yield adapter
+    finally:
+        adapter.detach_from_model()
+
+
+def _set_strength(adapter: Adapter | None, strength: float | None) -> None:
+    if adapter is not None and strength is not None:
+        adapter.set_strength(strength)
 
 
 def generate(parts: Parts, settings: GenerateSettings, job: Job | None = None) -> Generated:

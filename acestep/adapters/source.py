@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, get_args
 
 from acestep.adapters.specs import Spec
 from acestep.core.errors import UserError
+from acestep.model.prompt import with_tag
 from acestep.settings.dataset import TagPosition
 
 
@@ -18,6 +20,13 @@ class TriggerTag:
 
     word: str = ""
     position: TagPosition = "prepend"
+
+    def in_caption(self, caption: str) -> str:
+        """The caption with the word in its place; one that says the word anywhere stays as it is."""
+        word = self.word.strip()
+        if word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption, flags=re.IGNORECASE):
+            return caption
+        return with_tag(caption, self.word, self.position)
 
     def to_config(self) -> dict[str, str]:
         """The fields of a configuration file; none without a word."""

@@ -20,9 +20,11 @@ from acestep.cli.terminal import confirm
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job, heavy_job
 from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, fields_of, knob
+from acestep.settings.generate import SweepSettings
 from acestep.training.requests import RunRequest, ask
 
 if TYPE_CHECKING:
+    from acestep.generate import Generated
     from acestep.model.checkpoints import Checkpoint
 
 
@@ -179,44 +181,38 @@ def train(options: TrainOptions, job: Job) -> Output:
 # generate ---------------------------------------------------------------------------------------------------------
 
 
-class GenerateOptions(GenerateSettings, CommandOptions):
+class GenerateOptions(GenerateSettings, SweepSettings, CommandOptions):
     model: str = knob(..., MODEL_HELP, group="command")
-    out: Path = knob(..., "Audio file to write; several strengths add their number to its name.", group="command")
+    out: Path = knob(..., "Audio file to write; several pieces add strength and seed to its name.", group="command")
     adapter: Path | None = knob(None, "Adapter folder or file.", group="command")
-    strength: list[float] = knob([1.0], "Adapter strengths; 0 is the model without it.", group="command")
 
 
 def generate(options: GenerateOptions, job: Job) -> Output:
-    """Text to music, with or without an adapter; one file a strength."""
+    """Text to music, with or without an adapter; one file a strength and seed."""
     from acestep.audio.write import WRITABLE_SUFFIXES, write_audio
     from acestep.core.device import choose_device
 
-    settings = _plain(GenerateSettings, options)
+    settings, sweep = _plain(GenerateSettings, options), _plain(SweepSettings, options)
     out = options.out if options.out.suffix else options.out.with_suffix(f".{settings.format}")
     if out.suffix.lower() not in WRITABLE_SUFFIXES:
         raise UserError(f"{out} has no known audio suffix.", fix=f"End it in {', '.join(WRITABLE_SUFFIXES)}.")
     checkpoint = _checkpoint(options.model)
-    strengths = list(dict.fromkeys(options.strength)) if options.adapter else [1.0]
-    if not strengths:
-        raise UserError("No adapter strength is given.", fix="Name one or more after --strength, or leave it away.")
-    pieces = []
+    pieces: list[dict[str, Any]] = []
+
+    def keep(piece: Generated, strength: float | None) -> None:
+        stem = out.stem
+        if strength is not None and len(set(sweep.strength)) > 1:
+            stem += f"_strength_{strength:g}".replace(".", "_")
+        if sweep.takes > 1:
+            stem += f"_seed_{piece.seed}"
+        path = write_audio(out.with_stem(stem), piece.samples, piece.sample_rate)
+        pieces.append({"path": str(path), "strength": strength, "seconds": piece.duration_s, "seed": piece.seed})
+
     with heavy_job(f"generate {out}"):
-        from acestep.adapters import load_adapter  # torch comes in here
-        from acestep.generate import generate as play
-        from acestep.generate import load_parts
+        from acestep.generate import load_parts, play_sweep  # torch comes in here
 
         parts = load_parts(checkpoint, choose_device(settings.device, settings.precision))
-        adapter = load_adapter(options.adapter, parts.transformer) if options.adapter else None
-        if adapter:
-            for strength in strengths:
-                adapter.set_strength(strength)  # refused before the first is played
-        for strength in strengths:
-            if adapter:
-                adapter.set_strength(strength)
-            piece = play(parts, settings, job)
-            path = out if len(strengths) == 1 else out.with_stem(f"{out.stem}_strength_{strength:g}".replace(".", "_"))
-            write_audio(path, piece.samples, piece.sample_rate)
-            pieces.append({"path": str(path), "strength": strength, "seconds": piece.duration_s, "seed": piece.seed})
+        play_sweep(parts, settings, sweep, options.adapter, keep, job)
     lines = [f"{piece['path']}: {piece['seconds']:.1f} s, seed {piece['seed']}" for piece in pieces]
     return Output({"pieces": pieces}, lines)
 

@@ -29,3 +29,12 @@ class GenerateSettings(Settings):
     format: AudioFormat = knob("wav", "Audio format where the file name does not tell.", group="output")
     device: DeviceName = knob("auto", "Device to generate on.", group="hardware")
     precision: PrecisionName = knob("auto", "Number format of the frozen models.", group="hardware")
+
+
+class SweepSettings(Settings):
+    """How often one request is played: at which strengths of an adapter, and with how many seeds."""
+
+    strength: list[float] = knob(
+        [1.0], "Adapter strengths, each played on the same noise; 0 is the model without it.", group="sweep"
+    )
+    takes: int = knob(1, "Pieces a strength, each with the next seed.", group="sweep", ge=1, le=16)

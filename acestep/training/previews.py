@@ -11,7 +11,6 @@ the VAE for as long as it decodes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from acestep.generate import check_latents, draw_noise, sample_latents, sampler_
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.condition import join_condition
 from acestep.model.facts import LATENT_RATE, LYRIC_TOKENS, TEXT_TOKENS
-from acestep.model.prompt import PromptLabels, lyric_prompt, read_prompts, text_prompt, with_tag
+from acestep.model.prompt import PromptLabels, lyric_prompt, read_prompts, text_prompt
 from acestep.preprocess.encoders import Encoders
 from acestep.preprocess.plan import SongPrompts
 from acestep.preprocess.store import variant_name
@@ -181,7 +180,7 @@ class Previews:
 def preview_labels(settings: TrainSettings, tag: TriggerTag, song: StoredSong) -> list[PromptLabels]:
     """What the previews are asked for, trigger word included. UserError when there is nothing to ask for."""
     if settings.preview_captions:
-        bases = [PromptLabels(_with_trigger(caption, tag)) for caption in settings.preview_captions]
+        bases = [PromptLabels(tag.in_caption(caption)) for caption in settings.preview_captions]
     else:
         own = read_prompts(song.prompts[song.variants[variant_name("caption", tag.position)]], song.lyric_prompt)
         if own is None:
@@ -196,13 +195,6 @@ def preview_labels(settings: TrainSettings, tag: TriggerTag, song: StoredSong) -
     }
     given = {name: value for name, value in changes.items() if value}
     return [replace(base, **given, duration_s=settings.preview_duration_s) for base in bases]
-
-
-def _with_trigger(caption: str, tag: TriggerTag) -> str:
-    word = tag.word.strip()
-    if word and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption, flags=re.IGNORECASE):
-        return caption
-    return with_tag(caption, tag.word, tag.position)
 
 
 def _pieces(prompts: list[Prompt], settings: TrainSettings) -> Iterator[Piece]:

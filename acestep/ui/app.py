@@ -21,6 +21,8 @@ from acestep.settings import (
     Settings,
     TrainSettings,
 )
+from acestep.settings.export import ExportSettings
+from acestep.settings.generate import SweepSettings
 from acestep.training.history import RunHistory
 from acestep.ui.label_desk import LabelDesk
 from acestep.ui.loaded import Loaded
@@ -39,6 +41,8 @@ class Workspace(Settings):
     tensors: str = ""
     run: str = ""
     adapter: str = ""
+    """The adapter to hear or export, and the run that was open when it was chosen: opening another one chooses anew."""
+    adapter_beside: str = ""
     preset: str = ""
     smoothing: float = Field(0.9, ge=0, lt=1)
     logarithmic: bool = False
@@ -56,6 +60,8 @@ class Workspace(Settings):
     train: TrainSettings = Field(default_factory=TrainSettings)
     generate: GenerateSettings = Field(default_factory=GenerateSettings)
     caption: CaptionSettings = Field(default_factory=CaptionSettings)
+    sweep: SweepSettings = Field(default_factory=lambda: SweepSettings(strength=[0.0, 0.5, 1.0]))
+    export: ExportSettings = Field(default_factory=ExportSettings)
 
 
 class App:

@@ -17,6 +17,7 @@ from acestep.settings.base import Knob, Settings, fields_of
 
 SPELLED_OUT = {"bpm": "BPM", "ema": "EMA", "snr": "SNR", "lora": "LoRA", "lokr": "LoKr", "loha": "LoHa", "oft": "OFT"}
 SPELLED_OUT |= {"mlp": "MLP", "dora": "DoRA", "rslora": "rsLoRA", "s": "(s)", "keyscale": "key and scale"}
+SPELLED_OUT |= {"to": "program", "dtype": "number format", "dora": "DoRA"}
 SPELLED_OUT |= {"timesignature": "time signature", "tensorboard": "TensorBoard", "id": "ID"}
 
 WIDEST_SLIDER = 100

@@ -75,6 +75,7 @@ p.next { margin: .1rem 0 .3rem; color: var(--body-text-color-subdued); }
 .problem *, .problem .problem.problem { color: inherit !important; border: 0; background: none;
   padding: 0 !important; }
 .good { border-left: 4px solid var(--primary-500); padding: .4rem .9rem !important; overflow-wrap: anywhere; }
+.good .good { border: 0; padding: 0 !important; }
 .wrong input, .wrong textarea { border-color: #dc2626 !important; }
 .wrong span[data-testid="block-info"] + div, .wrong .info { color: #dc2626 !important; }
 
@@ -196,6 +197,15 @@ table.previews th { text-align: left; font-weight: 600; padding: .3rem .8rem .3r
 table.previews th span { display: block; font-weight: 400; color: var(--body-text-color-subdued); }
 table.previews td { padding: .3rem .8rem .3rem 0; }
 table.previews audio { width: 16rem; height: 2.4rem; }
+
+#export-parts .tab-container { flex-wrap: wrap; height: auto; overflow: visible; }
+section.play { border-top: 1px solid var(--border-color-primary); padding: .6rem 0; }
+section.play h4 { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
+section.play pre { white-space: pre-wrap; font-size: .82rem; margin: .3rem 0; }
+.takes { display: flex; flex-wrap: wrap; gap: .6rem; margin: .4rem 0; }
+figure.take { margin: 0; flex: 0 1 19rem; min-width: min(15rem, 100%); padding: .5rem .7rem; border-radius: 8px;
+  border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); }
+figure.take audio { width: 100%; height: 2.4rem; margin: .3rem 0; }
 
 .log textarea { font-family: var(--font-mono); font-size: .82rem; }
 :focus-visible { outline: 2px solid var(--primary-600); outline-offset: 2px; }

@@ -111,6 +111,49 @@ def check_adapter(
     return checks, refused
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What came out of checking an adapter or a file: each file's check, and why some formats do not exist."""
+
+    checks: tuple[FileCheck, ...]
+    not_written: Mapping[str, str]
+    hint: str = ""
+    """What the user could name to have more compared."""
+
+    @property
+    def good(self) -> bool:
+        return bool(self.checks) and all(check.good for check in self.checks)
+
+
+def check_path(
+    path: Path,
+    original: Path | None = None,
+    checkpoint: Checkpoint | None = None,
+    choice: DeviceChoice | None = None,
+    options: ExportOptions | None = None,
+    job: Job | None = None,
+) -> Findings:
+    """Try an adapter in every format, or read an exported file back and compare it with the `original`, if given.
+
+    With a model outputs are compared too, on the device of `choice`.
+    """
+    source = original or (path if is_adapter(path) else None)
+    opened = OpenAdapter(source, checkpoint) if source else None
+    outputs = OutputComparison(checkpoint, opened, choice) if opened and checkpoint and choice else None
+    refused: dict[str, str] = {}
+    if opened and original is None:
+        checks, refused = check_adapter(opened, options or ExportOptions(), job or Job(), outputs)
+    else:
+        check = check_file(path, opened)
+        checks = [outputs.added_to(check, path) if outputs else check]
+    hint = ""
+    if opened is None:
+        hint = "Only names and scales were checked. Name the adapter it was made from with --original."
+    elif any(check.compared < check.modules for check in checks):
+        hint = "Some differences depend on the model's weights and were not compared. Name it with --model."
+    return Findings(tuple(checks), refused, hint)
+
+
 class OutputComparison:
     """The model's output with an adapter attached, beside that with a file's differences added to the weights."""
 

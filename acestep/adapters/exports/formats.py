@@ -29,8 +29,9 @@ from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.model.names import module_to_original
 from acestep.model.weights import Entry, write_safetensors
+from acestep.settings.export import ExportFormat
 
-Format = Literal["comfyui", "peft", "diffusers", "lycoris"]
+Format = ExportFormat
 FORMATS: tuple[Format, ...] = get_args(Format)
 DoraRoute = Literal["diff", "refit"]
 
@@ -95,16 +96,17 @@ def export_adapter(
     options: ExportOptions = ExportOptions(),
     job: Job | None = None,
     finish: Callable[[Path], None] | None = None,
+    replace: bool = False,
 ) -> ExportReport:
     """Write an adapter for another program.
 
     `finish` may add files to a folder before it appears (the card). Raises a UserError when the format cannot hold
-    the adapter, or when something else is at `out` already.
+    the adapter, or when something else is at `out` already; with `replace` an earlier export there gives way.
     """
     job = job or Job()
     out = out.expanduser()
     if to in ("peft", "lycoris"):
-        return _own_format(adapter, to, out, options, finish)
+        return _own_format(adapter, to, out, options, finish, replace)
     build = _comfyui if to == "comfyui" else _diffusers
     content = build(adapter, options, job)
     as_file = out.suffix == ".safetensors"
@@ -121,7 +123,7 @@ def export_adapter(
         if finish:
             finish(folder)
 
-    new = place_file(out, write) if as_file else place_folder(out, fill)
+    new = place_file(out, write, replace) if as_file else place_folder(out, fill, replace)
     return _report(to, out, new, len(adapter.modules), len(content.shapes), content.notes)
 
 
@@ -153,7 +155,12 @@ def _write(content: _Content, path: Path, dtype: SaveDtype, job: Job) -> None:
 
 
 def _own_format(
-    adapter: OpenAdapter, to: Format, out: Path, options: ExportOptions, finish: Callable[[Path], None] | None
+    adapter: OpenAdapter,
+    to: Format,
+    out: Path,
+    options: ExportOptions,
+    finish: Callable[[Path], None] | None,
+    replace: bool,
 ) -> ExportReport:
     family = FAMILIES[adapter.source.kind]
     if adapter.source.kind == "loha":
@@ -180,7 +187,7 @@ def _own_format(
             (Path(temporary) / family.weights_file).replace(path)
 
     as_file = to == "lycoris" and out.suffix == ".safetensors"
-    new = place_file(out, write) if as_file else place_folder(out, fill)
+    new = place_file(out, write, replace) if as_file else place_folder(out, fill, replace)
     return _report(to, out, new, len(adapter.modules), len(adapter.adapter.tensors()), [])
 
 

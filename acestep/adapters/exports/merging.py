@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def merge_adapter(
         return _same_merge(out, record)
     tensors = _original_tensors(checkpoint)
     files = _spread(tensors)
+    require_room(out, merged_bytes(checkpoint))
     adapted = {to_original("transformer", f"{module}.weight"): module for module in adapter.modules}
     rounding = Rounding()
     with atomic_folder(out) as folder:
@@ -101,6 +103,22 @@ def merge_adapter(
         record |= {"rounding_share": round(rounding.share, 6), "largest_rounding": rounding.largest}
         write_json(folder / RECORD_FILE, record)
     return _report(out, True, record, len(files))
+
+
+def merged_bytes(checkpoint: Checkpoint) -> int:
+    """What the weights of a merged model take on disk."""
+    return sum(tensor.size_bytes for tensor in _original_tensors(checkpoint).values())
+
+
+def require_room(out: Path, size_bytes: int) -> None:
+    """Raise a UserError where the disk that `out` would be on has not `size_bytes` free."""
+    folder = next(place for place in out.resolve().parents if place.is_dir())
+    free = shutil.disk_usage(folder).free
+    if size_bytes > free:
+        raise UserError(
+            f"The merged model takes {size_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free.",
+            fix="Make room, or choose a folder on another disk.",
+        )
 
 
 def _record(adapter: OpenAdapter, checkpoint: Checkpoint, strength: float) -> dict[str, Any]:
