@@ -32,6 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--root", action="append", default=[], type=Path, metavar="FOLDER", help="another folder the apps may open"
     )
+    parser.add_argument(
+        "--project",
+        type=Path,
+        default=Path(__file__).parent,
+        metavar="FOLDER",
+        help="where models, songs and results are kept (default: beside the program)",
+    )
     parser.add_argument("--demo", action="store_true", help="open the trainer with the demo's songs and model")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     options, rest = parser.parse_known_args(arguments)
@@ -59,7 +66,7 @@ def start(options: argparse.Namespace, rest: list[str]) -> int:
 
     open_browser = not options.no_browser and sys.stdout.isatty()
     served = ServeOptions(options.host, options.port, options.share, options.auth, open_browser)
-    lora_training_ui.run(served, tuple(options.root), options.demo)
+    lora_training_ui.run(served, tuple(options.root), options.demo, options.project)
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from acestep.dataset.languages import LANGUAGE_NAMES
-from acestep.dataset.song import Song
+from acestep.dataset.song import NOT_SAID, Song
 from acestep.model.facts import UNKNOWN_LANGUAGE
 from acestep.ui.dataset_table import METRES
 
@@ -23,6 +23,7 @@ TITLES = {
     "custom_tag": ("Trigger word of this song", "Instead of the one of all songs."),
     "prompt_override": ("Prompt made from", ""),
     "repeat": ("Repeat", "How often the song counts in training."),
+    "regularization": ("Only keeps the model as it is", "No example of the style; it is learned without the trigger word."),
 }
 """Name and help of each label. A label without a row here is called as in files."""
 
@@ -66,7 +67,7 @@ def field_component(name: str) -> gr.components.Component:
     if name == "prompt_override":
         choices = [("as for all songs", ""), ("its caption", "caption"), ("its genre", "genre")]
         return gr.Dropdown(choices, min_width=150, **common)
-    if name == "is_instrumental":
+    if isinstance(NOT_SAID[name], bool):
         return gr.Checkbox(**common)
     if name in ("bpm", "repeat"):
         return gr.Number(precision=0, min_width=150, **common)
