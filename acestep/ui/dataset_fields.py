@@ -23,7 +23,7 @@ TITLES = {
     "custom_tag": ("Trigger word of this song", "Instead of the one of all songs."),
     "prompt_override": ("Prompt made from", ""),
     "repeat": ("Repeat", "How often the song counts in training."),
-    "regularization": ("Only keeps the model as it is", "No example of the style; it is learned without the trigger word."),
+    "regularization": ("Only keeps the model as it is", "No example of the style; learned without trigger word."),
 }
 """Name and help of each label. A label without a row here is called as in files."""
 

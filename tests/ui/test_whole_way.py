@@ -132,6 +132,7 @@ def train_with_a_reload_in_the_middle(page: Page) -> None:
         page.reload()
         expect(page.locator("#stop-work")).to_be_visible()
         choose_tab(page, "Train")
+        expect(curve).to_be_visible()
 
 
 def stop(page: Page) -> int:
@@ -155,8 +156,8 @@ def resume_for_a_few_steps(page: Page, step: int) -> None:
 
 def listen(page: Page) -> None:
     choose_tab(page, "Listen")
-    for label, value in {"Caption": CAPTION, "Duration (s)": "2", "Strength": "0, 1"}.items():
-        page.get_by_role("tabpanel").filter(visible=True).get_by_label(label, exact=True).fill(value)
+    for name, value in {"caption": CAPTION, "duration_s": "2", "strength": "0, 1"}.items():
+        page.locator(f"#setting-{name}").locator("input, textarea").fill(value)
     page.locator("#listen-play").click()
     expect(page.locator("#listen-played audio")).to_have_count(2)
     work_is_finished(page, "Playing")
@@ -164,7 +165,7 @@ def listen(page: Page) -> None:
 
 def export(page: Page) -> None:
     choose_tab(page, "Export")
-    page.get_by_label("To", exact=True).click()
+    page.locator("#setting-to input").click()
     page.get_by_role("option", name="comfyui", exact=True).click()
     expect(page.locator("#export-target input, #export-target textarea")).to_have_attribute(
         "placeholder", re.compile(r"comfyui\.safetensors$")
