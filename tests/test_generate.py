@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from acestep.adapters import attach, attached_adapter, save_adapter
 from acestep.core.device import DeviceChoice
 from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.generate import (
+    Generated,
     Parts,
     Sampler,
     build_pipeline,
@@ -23,6 +26,7 @@ from acestep.generate import (
     generate,
     labels_of,
     load_parts,
+    play_sweep,
     prompt_fields,
     sample_latents,
     sampler_for,
@@ -35,7 +39,8 @@ from acestep.model.loading import load_null_condition
 from acestep.model.prompt import lyric_prompt, text_prompt
 from acestep.model.vae import decode_latents
 from acestep.model.variants import VARIANTS
-from acestep.settings.generate import GenerateSettings
+from acestep.settings import AdapterSettings
+from acestep.settings.generate import GenerateSettings, SweepSettings
 
 CPU = DeviceChoice("cpu", "fp32", "test")
 SONG = GenerateSettings(
@@ -290,3 +295,39 @@ def test_a_piece_is_written_in_every_format(parts, tmp_path, suffix):
     heard = decode(path)
     assert heard.duration_s == pytest.approx(piece.duration_s, abs=0.1)
     assert np.abs(heard.samples).max() == pytest.approx(10 ** (-1 / 20), rel=0.25)
+
+
+def test_a_sweep_leaves_the_model_as_it_was_however_it_ends(parts: Parts, tmp_path: Path) -> None:
+    path = tmp_path / "adapter"
+    adapter = attach(parts.transformer, AdapterSettings(rank=2, alpha=4, dropout=0))
+    for parameter in adapter.parameters():
+        parameter.data.add_(0.1)
+    save_adapter(adapter, path)
+    adapter.detach_from_model()
+    before = {name: tensor.clone() for name, tensor in parts.transformer.state_dict().items()}
+    quick = SONG.changed(steps=1, duration_s=1.0)
+    heard: list[tuple[float | None, int, np.ndarray]] = []
+
+    def keep(piece: Generated, strength: float | None) -> None:
+        heard.append((strength, piece.seed, piece.samples))
+
+    play_sweep(parts, quick, SweepSettings(strength=[0, 1, 0], takes=2), path, keep)
+    assert [(strength, seed) for strength, seed, _ in heard] == [
+        (strength, quick.seed + take) for strength in (0, 1) for take in (0, 1)
+    ]
+    assert np.array_equal(heard[0][2], generate(parts, quick).samples)
+
+    def fail(piece: Generated, strength: float | None) -> None:
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        play_sweep(parts, quick, SweepSettings(), path, fail)
+    with pytest.raises(UserError, match="strength"):
+        play_sweep(parts, quick, SweepSettings(strength=[]), path, fail)
+    stopping = Job()
+    stopping.request_stop()
+    with pytest.raises(Stopped):
+        play_sweep(parts, quick, SweepSettings(), path, fail, stopping)
+    after = parts.transformer.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert attached_adapter(parts.transformer) is None

@@ -12,6 +12,7 @@ from gradio.utils import get_upload_folder
 
 from acestep.core.paths import atomic_file, value_hash
 from acestep.ui.app import App
+from acestep.ui.machine import size_words
 
 LARGEST_BYTES = 1_000_000_000
 """Larger results stay where they are: no browser is needed to copy them."""
@@ -21,7 +22,7 @@ def download_link(app: App, path: Path) -> str:
     """A link to a file or folder, or where it lies when that is too large. `path` is one the app has written."""
     files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file())
     size = sum(file.stat().st_size for file in files)
-    where = f'<p class="quiet">It lies in {escape(str(path))}, {size / 1e6:.1f} MB.</p>'
+    where = f'<p class="quiet">It lies in {escape(str(path))}, {size_words(size)}.</p>'
     if not files or size > LARGEST_BYTES:
         return where
     if path.is_file():

@@ -37,7 +37,9 @@ def build_export(page: Page) -> None:
                 _build_check(page, wires)
             with gr.Tab("Card"):
                 wires.add(card_text=gr.Markdown(elem_id="export-card", sanitize_html=True))
-                page.watch(wires, "card", lambda: choice_sign(page.app), lambda: show_card(page.app), ["card_text"])
+                page.watch(
+                    wires, "card_text", lambda: choice_sign(page.app), lambda: show_card(page.app), ["card_text"]
+                )
             with gr.Tab("Publish"):
                 _build_publish(page, wires)
 

@@ -31,7 +31,7 @@ _HEADER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 def export_html(app: App, report: ExportReport, card: Path | None) -> str:
     """What was written, where, and a link to take it along."""
-    facts = f"{report.modules} modules, {report.tensors} tensors, {report.size_bytes / 1e6:.1f} MB."
+    facts = f"{report.modules} modules, {report.tensors} tensors, {size_words(report.size_bytes)}."
     same = "" if report.new else " It was there already and is the same; nothing was written."
     notes = "".join(f"<p>{escape(_without_options(note))}</p>" for note in report.notes)
     links = "".join(download_link(app, path) for path in (report.path, card) if path and path.exists())

@@ -51,11 +51,10 @@ def build_listen(page: Page) -> None:
         with gr.Row():
             play = gr.Button("Play", variant="primary", elem_id="listen-play", scale=0, min_width=180)
         gr.Markdown("### Played, newest first")
-        said = gr.Markdown(visible=False, elem_classes=["good"])
-        wires.add(said=said, played=gr.HTML(elem_id="listen-played", padding=False))
+        wires.add(played=gr.HTML(elem_id="listen-played", padding=False))
 
         settings = [*prompt.knobs, *sweep.knobs]
-        wires.on(play.click, "play", lambda **shown: start_playing(app, prompt, sweep, shown), settings, ["said"])
+        wires.on(play.click, "play", lambda **shown: start_playing(app, prompt, sweep, shown), settings)
         _remember_typing(app, wires, prompt, sweep)
         # what was remembered is shown when a page is opened, and never written over what is typed in it
         page.watch(wires, "form", lambda: "opened", lambda: show_form(app, prompt, sweep), settings)
@@ -178,7 +177,7 @@ def start_playing(app: App, prompt: Controls, sweep: Controls, shown: dict[str, 
         return folder
 
     app.start_work("listen", title, play, folder, keep_model=True)
-    return {"said": gr.update(value="Playing; each piece appears below when it is made.", visible=True)}
+    return {}
 
 
 def keeper(folder: Path, model: str, adapter: str, suffix: str, job: Job) -> Any:

@@ -198,7 +198,9 @@ table.previews th span { display: block; font-weight: 400; color: var(--body-tex
 table.previews td { padding: .3rem .8rem .3rem 0; }
 table.previews audio { width: 16rem; height: 2.4rem; }
 
-#export-parts .tab-container { flex-wrap: wrap; height: auto; overflow: visible; }
+#export-parts .tab-container { flex-wrap: wrap; height: auto; overflow: visible; padding-bottom: .3rem; }
+a.download { display: inline-block; padding: .35rem .9rem; border-radius: 8px; text-decoration: none;
+  border: 1px solid var(--primary-600); }
 section.play { border-top: 1px solid var(--border-color-primary); padding: .6rem 0; }
 section.play h4 { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
 section.play pre { white-space: pre-wrap; font-size: .82rem; margin: .3rem 0; }

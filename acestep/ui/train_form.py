@@ -273,7 +273,7 @@ def plan_html(form: Form, settings: TrainSettings, expected: Outlook) -> str:
     held_out = {"songs": "songs", "windows": "ends of songs", "none": ""}[expected.held_out_kind]
     rows = {
         "Steps": f"{expected.steps}, {expected.steps_per_epoch} an epoch",
-        "Epochs": f"{expected.epochs:.4g}",
+        "Epochs": f"{expected.epochs:,.1f}".removesuffix(".0"),
         "Songs": f"{expected.songs}" + (f", {expected.held_out} {held_out} held out" if held_out else ""),
         "Checkpoints": f"{expected.checkpoints} stay in the run folder",
     }

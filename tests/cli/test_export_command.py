@@ -145,3 +145,28 @@ def test_a_merged_model_is_a_model(run, model, demo_checkpoint, tmp_path, capsys
     assert load_transformer(merged, torch.float32, "cpu") is not None
     code, error = result(capsys, "merge", adapter, "--model", model, "--out", tmp_path / "merged")
     assert code == 1 and "overwritten" in error["error"]
+
+
+def test_an_earlier_export_is_replaced_when_asked_and_nothing_else(
+    run: Make, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter, out = run(LORA), tmp_path / "for_app"
+    assert result(capsys, "export", adapter, "--to", "peft", "--out", out)[0] == 0
+    again = ("export", adapter, "--to", "peft", "--dtype", "fp32", "--out", out)
+    code, error = result(capsys, *again)
+    assert code == 1 and "overwritten" in error["error"]
+    assert result(capsys, *again, "--replace")[1]["new"]
+    (out / "song.wav").write_bytes(b"mine")
+    code, error = result(capsys, *again, "--replace")
+    assert code == 1 and "song.wav" in error["error"] and (out / "song.wav").is_file()
+
+
+def test_takes_are_played_with_one_seed_after_the_other(
+    run: Make, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play = ("generate", "--model", model, "--duration-s", "1", "--steps", "1", "--device", "cpu", "--takes", "2")
+    code, played = result(capsys, *play, "--adapter", run(LORA), "--strength", "0", "1", "--out", tmp_path / "a.wav")
+    assert code == 0
+    names = [Path(piece["path"]).name for piece in played["pieces"]]
+    assert names == [f"a_strength_{strength}_seed_{seed}.wav" for strength in (0, 1) for seed in (42, 43)]
+    assert all(Path(piece["path"]).is_file() for piece in played["pieces"])
