@@ -28,7 +28,7 @@ def build(app: App) -> tuple[gr.Blocks, Page]:
     page = Page(app)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as blocks:
         build_header(page, TITLE)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             build_service(page)
             build_dataset(page)
             build_preprocess(page)

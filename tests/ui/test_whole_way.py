@@ -22,7 +22,7 @@ LARGE, PHONE = (1280, 800), (390, 844)
 SEEN = {
     "Service": "#machine .meter",
     "Dataset": "#songs table",
-    "Preprocess": "#preprocess-report table",
+    "Preprocess": "#preprocess-tensors textarea",
     "Train": "#train-loss svg polyline",
     "Listen": "#listen-played audio",
     "Export": "#export-result a",
