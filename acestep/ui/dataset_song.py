@@ -41,7 +41,7 @@ def build_song(page: Page, wires: Wires) -> None:
         buttons = {name: gr.Button(text, scale=0, min_width=110) for name, text in bar.items()}
     with gr.Row():
         with gr.Column(scale=3, min_width=340):
-            player = gr.Audio(label="Listen", interactive=False, elem_id="song-player")
+            player = gr.Audio(label="Listen", interactive=False, buttons=["download"], elem_id="song-player")
             columns = {name: field_component(name) for name in ("caption", "genre", "lyrics")}
         with gr.Column(scale=2, min_width=300):
             with gr.Row():

@@ -109,7 +109,7 @@ figure.chart .other0 { color: #2563eb; } figure.chart .other1 { color: #c026d3; 
 figure.chart .other2 { color: #ca8a04; } figure.chart .other3 { color: #dc2626; }
 figure.chart.empty p { color: var(--body-text-color-subdued); padding: 2rem 0; text-align: center; }
 
-.folder button, .bar button { align-self: end; margin-bottom: 9px; }
+.folder > button, .bar > button { align-self: end; margin-bottom: 9px; }
 .meter { margin: 0 0 .7rem; }
 .meter b { display: block; font-weight: 600; font-size: .9rem; }
 .meter span, .meter p { font-size: .85rem; color: var(--body-text-color-subdued); }
@@ -120,7 +120,7 @@ figure.chart.empty p { color: var(--body-text-color-subdued); padding: 2rem 0; t
 ul.problems { list-style: none; margin: .3rem 0; padding: 0; font-size: .88rem; }
 ul.problems li { border-left: 3px solid #d97706; padding: .15rem .6rem; margin: .2rem 0; overflow-wrap: anywhere; }
 
-.runs { overflow: auto; max-height: 22rem; max-width: calc(100vw - 6rem); border-radius: 8px;
+.runs { overflow: auto; max-height: 22rem; max-width: calc(100vw - 4.4rem); border-radius: 8px;
   border: 1px solid var(--border-color-primary); }
 table.runs-table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 table.runs-table th { position: sticky; top: 0; background: var(--background-fill-secondary); text-align: left;
@@ -191,7 +191,7 @@ table.facts td { padding: .2rem 0; overflow-wrap: anywhere; }
 .settings .block { min-width: 0 !important; background: none; }
 .bar { align-items: flex-end; }
 .bar > .form { flex-grow: 4; }
-.bar button { white-space: nowrap; font-size: .95rem; }
+.bar > button { white-space: nowrap; }
 .prose table:is(.facts, .previews), .prose table:is(.facts, .previews) :is(tr, th, td) { border: 0; }
 #train-asked:not(:has(p)) { display: none; }
 .beside { position: sticky; top: 5.5rem; padding: .8rem 1rem; border: 1px solid var(--border-color-primary);
@@ -235,6 +235,8 @@ figure.take audio { width: 100%; height: 2.4rem; margin: .3rem 0; }
 @media (max-width: 640px) {
   figure.chart text { font-size: 18px !important; }
   ol.way li { flex-basis: 40%; }
+  .gradio-container .form { flex-wrap: wrap; }
+  .gradio-container .form > .block { min-width: min(100%, 14rem) !important; }
   .gradio-container { padding: .4rem !important; }
 }
 """

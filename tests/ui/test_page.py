@@ -17,6 +17,7 @@ from acestep.ui.app import App
 from acestep.ui.controls import Controls
 from acestep.ui.page import Page
 from acestep.ui.wiring import BUG, Wires
+from lora_training_ui import build
 
 PATIENCE_S = 30.0
 

@@ -23,12 +23,13 @@ SEEN = {
     "Service": "#machine .meter",
     "Dataset": "#songs table",
     "Preprocess": "#preprocess-tensors textarea",
-    "Train": "#train-loss svg polyline",
+    "Train": "#train-plan table",
+    "Watch": "#train-loss svg polyline",
     "Listen": "#listen-played audio",
     "Export": "#export-result a",
     "Runs": "#run-charts svg",
 }
-"""What a tab shows at the end of the way."""
+"""What a tab shows at the end of the way; Watch is a part of Train."""
 
 
 @pytest.fixture
@@ -119,9 +120,10 @@ def encode(page: Page) -> None:
 
 def train_with_a_reload_in_the_middle(page: Page) -> None:
     choose_tab(page, "Train")
-    page.get_by_label("Preset", exact=True).click()
-    page.get_by_role("option", name="demo", exact=True).click()
-    expect(page.locator("#train-plan")).to_contain_text("120, 3 an epoch")
+    for preset, steps in (("quick_test", "0"), ("demo", "120")):  # the demo has chosen its own already
+        page.get_by_label("Preset", exact=True).click()
+        page.get_by_role("option", name=preset, exact=True).click()
+        expect(page.get_by_label("Max steps", exact=True)).to_have_value(steps)
     page.get_by_label("Max steps", exact=True).fill(str(LONG_ENOUGH))
     expect(page.locator("#train-command textarea")).to_have_value(re.compile(f"--max-steps {LONG_ENOUGH}$"))
     page.get_by_role("button", name="Start training").click()
@@ -156,6 +158,7 @@ def resume_for_a_few_steps(page: Page, step: int) -> None:
 
 def listen(page: Page) -> None:
     choose_tab(page, "Listen")
+    expect(page.locator("#listen-played")).to_contain_text("Nothing was played yet")  # drawn, and the form with it
     for name, value in {"caption": CAPTION, "duration_s": "2", "strength": "0, 1"}.items():
         page.locator(f"#setting-{name}").locator("input, textarea").fill(value)
     page.locator("#listen-play").click()
