@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from acestep.core.paths import output_folder
 from acestep.ui.app import App
 from acestep.ui.captioner_tab import build_captioner, build_computer
 from acestep.ui.header import build_header
@@ -29,8 +30,8 @@ def build(app: App) -> tuple[gr.Blocks, Page]:
     return blocks, page
 
 
-def run(options: ServeOptions, roots: tuple[Path, ...] = ()) -> None:
-    """Serve the app for this folder until the user ends it."""
-    app = App(Path(__file__).parent, roots, MEMORY)
+def run(options: ServeOptions, roots: tuple[Path, ...] = (), project: Path = Path(__file__).parent) -> None:
+    """Serve the app for a project folder until the user ends it. Raises UserError when it cannot be written."""
+    app = App(output_folder(project, "the project folder"), roots, MEMORY)
     blocks, _ = build(app)
     serve(blocks, app, options, print)

@@ -34,6 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--root", action="append", default=[], type=Path, metavar="FOLDER", help="another folder the apps may open"
     )
+    parser.add_argument(
+        "--project",
+        type=Path,
+        default=Path(__file__).parent,
+        metavar="FOLDER",
+        help="where models, songs and results are kept (default: beside the program)",
+    )
     parser.add_argument("--demo", action="store_true", help="open the trainer with the demo's songs and model")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     options, rest = parser.parse_known_args(arguments)
@@ -63,11 +70,11 @@ def start(options: argparse.Namespace, rest: list[str]) -> int:
     if options.mode == "caption":
         import captioner_ui
 
-        captioner_ui.run(served, tuple(options.root))
+        captioner_ui.run(served, tuple(options.root), options.project)
     else:
         import lora_training_ui
 
-        lora_training_ui.run(served, tuple(options.root), options.demo)
+        lora_training_ui.run(served, tuple(options.root), options.demo, options.project)
     return 0
 
 
@@ -80,6 +87,7 @@ def start_both(options: argparse.Namespace) -> int:
         raise UserError(f"The apps cannot listen on port {options.port} and the next.", fix="Choose another --port.")
     common = ["--host", options.host, *(["--share"] if options.share else [])]
     common += [word for root in options.root for word in ("--root", str(root.absolute()))]
+    common += ["--project", str(options.project.absolute())]
     common += ["--no-browser"] if options.no_browser else []
     program = [sys.executable, str(Path(__file__).resolve())]
     trainer = [*program, "--mode", "train", "--port", str(options.port), *(["--demo"] if options.demo else [])]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from acestep.core.paths import output_folder
 from acestep.ui.app import App
 from acestep.ui.dataset_tab import build_dataset
 from acestep.ui.demo import start_demo
@@ -27,7 +28,7 @@ def build(app: App) -> tuple[gr.Blocks, Page]:
     page = Page(app)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as blocks:
         build_header(page, TITLE)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             build_service(page)
             build_dataset(page)
             build_preprocess(page)
@@ -39,12 +40,15 @@ def build(app: App) -> tuple[gr.Blocks, Page]:
     return blocks, page
 
 
-def run(options: ServeOptions, roots: tuple[Path, ...] = (), demo: bool = False) -> None:
-    """Serve the app for this folder until the user ends it. `demo` prepares and opens the demo's songs and model.
+def run(
+    options: ServeOptions, roots: tuple[Path, ...] = (), demo: bool = False, project: Path = Path(__file__).parent
+) -> None:
+    """Serve the app for a project folder until the user ends it. `demo` prepares and opens the demo's songs and model.
 
-    Raises UserError when the demo cannot be prepared because another job holds the machine.
+    Raises UserError when the folder cannot be written, or the demo cannot be prepared because another job holds the
+    machine.
     """
-    app = App(Path(__file__).parent, roots)
+    app = App(output_folder(project, "the project folder"), roots)
     blocks, _ = build(app)
     if demo:
         start_demo(app)

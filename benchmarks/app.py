@@ -9,6 +9,7 @@ The baseline beside each figure is the smallest gradio page there is, or the sam
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import socket
@@ -19,7 +20,9 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLEST_APP = """
@@ -35,7 +38,10 @@ import lora_training_ui
 from acestep.ui.app import App
 from acestep.ui.serving import ServeOptions, serve
 app = App(Path(sys.argv[2]))
-blocks, _ = lora_training_ui.build(app)
+blocks, page = lora_training_ui.build(app)
+if app.workspace.train.max_steps:
+    from acestep.ui.training_work import start_run
+    start_run(app, app.workspace.train)
 serve(blocks, app, ServeOptions(port=int(sys.argv[1])), print)
 """
 
@@ -120,18 +126,68 @@ def looks(rounds: int, project: Path, songs: Path) -> None:
     begun = time.perf_counter()
     app.open_songs(songs, Job())
     print(f"scan of {len(app.dataset.songs)} songs: {time.perf_counter() - begun:.2f} s")  # type: ignore[union-attr]
-    rows = [
-        (f"{watcher.wires.tab}.{watcher.name}", median_ms(rounds, watcher.sign), median_ms(rounds, watcher.show))
-        for watcher in page.watchers
-    ]
+    song = app.dataset.songs[len(app.dataset.songs) // 2]  # type: ignore[union-attr]
+    key = f"{app.labels.generation}.{app.labels.revision}.{song.id}"
+    view = {"search": "", "show": "all", "order": ["file", False]}
+    holds = {**view, "song": key, "page": "me", "drawn": None}
+    rows = []
+    for watcher in page.watchers:
+        shown = {name: holds[name] for name in watcher.inputs}
+        times = [median_ms(rounds, partial(function, **shown)) for function in (watcher.sign, watcher.show)]
+        rows.append((f"{watcher.wires.tab}.{watcher.name}", *times))
     print(f"{'part':<28} {'sign ms':>8} {'draw ms':>8}")
     for name, sign, draw in sorted(rows, key=lambda row: -row[2]):
         print(f"{name:<28} {sign:8.2f} {draw:8.2f}")
     print(f"{'all signs, once a second':<28} {sum(row[1] for row in rows):8.2f}")
+    handlers(rounds, page, view, key, song.id)
+
+
+def handlers(rounds: int, page: Any, view: dict[str, Any], key: str, song: str) -> None:
+    """What a user of the Dataset tab waits for."""
+    words = (f"calm piano {number}" for number in itertools.count())
+    kinds = {"bulk_songs": "all", "bulk_kind": "set", "bulk_field": "genre", "bulk_text_field": "caption", "song": key}
+    texts = dict.fromkeys(("bulk_find", "bulk_replacement", "bulk_added"), "")
+    bulk = {**view, **kinds, **texts, "bulk_pattern": False, "bulk_match_case": True, "bulk_where": "before"}
+
+    def many(name: str) -> object:
+        return page.handler(f"dataset.{name}")(**bulk, bulk_language="en", bulk_value=next(words))
+
+    calls: dict[str, Callable[[], object]] = {
+        "choose a song": lambda: page.handler("dataset.pick")(picked={"song": song, "sort": ""}, **view),
+        "next song": lambda: page.handler("dataset.next")(song=key, **view),
+        "filter the table": lambda: page.handler("dataset.filter")(**{**view, "search": "42"}),
+        "edit one caption": lambda: page.handler("dataset.edit_caption")(
+            song=key, page="me", label_caption=next(words)
+        ),
+        "show a change of all songs": lambda: many("bulk_preview"),
+        "change all songs": lambda: many("bulk_apply"),
+        "take that back": lambda: (many("bulk_apply"), page.handler("dataset.bulk_undo")()),
+        "labels as a table": lambda: page.handler("dataset.csv")(),
+    }
+    print(f"{'handler':<28} {'ms':>8}")
+    for name, function in calls.items():
+        print(f"{name:<28} {median_ms(rounds, function):8.1f}")
+
+
+def prepare_run(project: Path) -> None:
+    """Choose the demo's model and tensors and a run without an end, which the server then begins."""
+    from acestep.core.jobs import Job
+    from acestep.model.checkpoints import resolve_checkpoint
+    from acestep.preprocess.run import preprocess
+    from acestep.settings import PreprocessSettings
+    from acestep.ui.app import App
+    from acestep.ui.demo import prepare_demo
+
+    app = App(project)
+    prepare_demo(app, Job())
+    chosen = app.workspace
+    assert app.dataset is not None
+    preprocess(app.dataset, resolve_checkpoint(chosen.model), chosen.tensors, PreprocessSettings(), Job())
+    app.choose(train=chosen.train.changed(max_steps=1_000_000))
 
 
 def open_pages(pages: int, seconds: float, project: Path) -> None:
-    """Processor time of the server without pages and with several, seen by real browsers."""
+    """Processor time of the server without pages and with several, seen by real browsers; and steps of its run."""
     import psutil
     from playwright.sync_api import sync_playwright
 
@@ -143,17 +199,25 @@ def open_pages(pages: int, seconds: float, project: Path) -> None:
             opened = [browser.new_page() for _ in range(count)]
             for page in opened:
                 page.goto(address)
-                page.get_by_role("tab").first.wait_for()
+                page.get_by_role("tab", name="Train", exact=True).click()
             time.sleep(2)
-            before = sum(server.cpu_times()[:2])
+            before, steps = sum(server.cpu_times()[:2]), steps_done(project)
             time.sleep(seconds)
-            used = sum(server.cpu_times()[:2]) - before
-            print(f"{count} open pages: {100 * used / seconds:5.1f} % of one core, {memory_mb(process):.0f} MB")
+            used, done = sum(server.cpu_times()[:2]) - before, steps_done(project) - steps
+            training = f", {done / seconds:.1f} steps/s" if done else ""
+            print(
+                f"{count} open pages: {100 * used / seconds:5.1f} % of one core, {memory_mb(process):.0f} MB{training}"
+            )
             for page in opened:
                 page.close()
         browser.close()
     process.terminate()
     process.wait()
+
+
+def steps_done(project: Path) -> int:
+    """Optimizer steps in the logs of all runs."""
+    return sum(log.read_text().count('"kind": "step"') for log in (project / "lora_output").glob("*/events.jsonl"))
 
 
 def main() -> None:
@@ -172,6 +236,9 @@ def main() -> None:
         many_songs(songs, options.songs)
         first_page(options.rounds, project)
         looks(options.rounds, project, songs)
+        open_pages(options.pages, options.seconds, project)
+        print("the same while a run goes on:")
+        prepare_run(project)
         open_pages(options.pages, options.seconds, project)
     finally:
         shutil.rmtree(folder)

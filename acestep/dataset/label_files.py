@@ -11,13 +11,13 @@ import contextlib
 import errno
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from acestep.core.errors import UserError
-from acestep.core.paths import atomic_file
+from acestep.core.paths import write_files
 from acestep.dataset.dataset import Dataset
 from acestep.dataset.labels import ALIASES, origin_note, read_labels
 from acestep.dataset.sidecars import edited_labels, is_dataset, machine_labels, pair
@@ -53,11 +53,10 @@ def save_labels(dataset: Dataset, songs: Sequence[Song], file: Path | None) -> l
     if file is not None:
         save_dataset(dataset, file)
         return []
-    written: list[Written] = []
     places = _Places(dataset)
+    written = [_planned(song, places.of(song)) for song in songs]
     try:
-        for song in songs:
-            written.append(_save(song, places.of(song)))
+        _write({entry.path: entry.after for entry in written if entry.after != entry.before})
     except BaseException:
         restore(written)
         raise
@@ -71,17 +70,18 @@ def save_song(dataset: Dataset, song: Song) -> Path:
 
 def restore(written: Sequence[Written]) -> list[Path]:
     """Give sidecars their earlier bytes back, except those that somebody changed since, which are returned."""
-    changed = []
+    changed, earlier = [], {}
     for entry in written:
         if entry.before == entry.after:
             continue
         if _bytes(entry.path) != entry.after:
             changed.append(entry.path)
         elif entry.before is None:
-            with _refusals(entry.path):
+            with _refusals():
                 entry.path.unlink()
         else:
-            _write(entry.path, entry.before)
+            earlier[entry.path] = entry.before
+    _write(earlier)
     return changed
 
 
@@ -199,7 +199,8 @@ class _Places:
         return self._folders[folder]
 
 
-def _save(song: Song, path: Path) -> Written:
+def _planned(song: Song, path: Path) -> Written:
+    """What is in a song's file, and what is to be."""
     before = _bytes(path)
     content = _parse(path, before) if before is not None else {}
     marked = edited_labels(content)
@@ -228,10 +229,7 @@ def _save(song: Song, path: Path) -> Written:
     content["sources"] = sources
     if not sources:
         del content["sources"]
-    after = _encoded(content)
-    if after != before:
-        _write(path, after)
-    return Written(path, before, after)
+    return Written(path, before, _encoded(content))
 
 
 def _encoded(content: dict[str, Any]) -> bytes:
@@ -287,19 +285,19 @@ def _bytes(path: Path) -> bytes | None:
         raise UserError(f"{path} cannot be read ({error.strerror}).", fix=_ELSEWHERE) from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    with _refusals(path), atomic_file(path) as temporary:
-        temporary.write_bytes(data)
+def _write(contents: Mapping[Path, bytes]) -> None:
+    with _refusals():
+        write_files(contents)
 
 
 @contextlib.contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def _refusals() -> Iterator[None]:
     """Say what to do about a folder that takes no files."""
     try:
         yield
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"Labels cannot be written to {path}.", fix=_ELSEWHERE) from error
+            raise UserError(f"Labels cannot be kept: {error.message}", fix=_ELSEWHERE) from error
         raise
     except PermissionError as error:
-        raise UserError(f"{path} cannot be removed.", fix=_ELSEWHERE) from error
+        raise UserError(f"{error.filename} cannot be removed.", fix=_ELSEWHERE) from error

@@ -80,6 +80,8 @@ class App:
         """Through which all pages edit the dataset in hand."""
         self.notes: list[str] = []
         """What went wrong while the app started, for the page to show."""
+        self.dismissed: float | None = None
+        """When the work was begun whose ending the user has put away."""
         self.public = False
         """Whether others than the user of this computer can reach the app."""
         self.revision = 0

@@ -28,7 +28,7 @@ def build_export(page: Page) -> None:
     """Draw the tab and wire it."""
     with page.tab("export", "Export") as wires:
         adapter_field(page, wires)
-        with gr.Tabs(elem_id="export-parts"):
+        with gr.Tabs(elem_id="export-parts", overflow_behavior="wrap"):
             with gr.Tab("Write"):
                 _build_format(page, wires)
             with gr.Tab("Merge"):

@@ -24,19 +24,21 @@ def build_header(page: Page, title: str, shows_way: bool = True) -> None:
     with gr.Row(elem_id="work", equal_height=True):
         work = gr.HTML(elem_id="work-line", padding=False)
         stop = gr.Button("Stop", visible=False, scale=0, min_width=120, elem_id="stop-work")
+        dismiss = gr.Button("Dismiss", visible=False, scale=0, min_width=120, elem_id="dismiss-work")
     notes = gr.Markdown(visible=False, elem_classes=["problem"])
-    wires.add(way=way, work=work, stop=stop, notes=notes)
+    wires.add(way=way, work=work, stop=stop, dismiss=dismiss, notes=notes)
     page.watch(wires, "notes", lambda: len(app.notes), lambda: show_notes(app), ["notes"])
     if shows_way:
         page.watch(wires, "way", lambda: way_sign(app), lambda: {"way": way_html(stations(app))}, ["way"])
     page.watch(
         wires,
         "work",
-        lambda: (work_sign(app.background.current), elsewhere(app)),
+        lambda: (work_sign(app.background.current), elsewhere(app), app.dismissed),
         lambda: show_work(app),
-        ["work", "stop"],
+        ["work", "stop", "dismiss"],
     )
     wires.on(stop.click, "stop_work", lambda: stop_work(app), outputs=["stop"])
+    wires.on(dismiss.click, "dismiss", lambda: dismiss_work(app), outputs=["work", "stop", "dismiss"])
 
 
 def show_notes(app: App) -> dict[str, Any]:
@@ -82,11 +84,12 @@ def show_work(app: App) -> dict[str, Any]:
     work = app.background.current
     other = elsewhere(app)
     beside = other_work_html(other) if other else ""
-    if work is None:
-        return {"work": beside, "stop": gr.update(visible=False)}
+    ended = work is not None and not work.running
+    if work is None or (ended and app.dismissed == work.started):
+        return {"work": beside, "stop": gr.update(visible=False), "dismiss": gr.update(visible=False)}
     asked = work.job.stop_requested
     button = gr.update(visible=work.running, value="Stopping…" if asked else "Stop", interactive=not asked)
-    return {"work": work_html(work) + beside, "stop": button}
+    return {"work": work_html(work) + beside, "stop": button, "dismiss": gr.update(visible=ended)}
 
 
 def work_html(work: Work) -> str:
@@ -136,3 +139,10 @@ def duration_words(seconds: float) -> str:
 def stop_work(app: App) -> dict[str, Any]:
     app.background.stop()
     return {"stop": gr.update(value="Stopping…", interactive=False)}
+
+
+def dismiss_work(app: App) -> dict[str, Any]:
+    """Put the line on ended work away, on every page."""
+    if app.background.current and not app.background.busy:
+        app.dismissed = app.background.current.started
+    return show_work(app)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
 import threading
@@ -10,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from acestep.core.errors import UserError
 from acestep.core.together import when_the_starter_ends
 from acestep.ui.app import App
+from acestep.ui.guard import SameSite, is_loopback
 from acestep.ui.style import CSS, theme
 
 AUTH_VARIABLE = "ACESTEP_AUTH"
@@ -48,16 +49,6 @@ def credentials(options: ServeOptions) -> tuple[str, str] | None:
     return (user, password) if given else None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this computer can reach a server on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def open_server(blocks: gr.Blocks, app: App, options: ServeOptions) -> str:
     """Start the server in the background and return its address. Raises UserError when the port is taken."""
     user = credentials(options)
@@ -73,6 +64,8 @@ def open_server(blocks: gr.Blocks, app: App, options: ServeOptions) -> str:
             allowed_paths=[str(app.output)],
             max_file_size=LARGEST_UPLOAD,
             strict_cors=True,
+            app_kwargs={"middleware": [Middleware(SameSite, local_only=user is None)]},
+            run_history=False,  # it would keep what is typed, tokens too, in the browser
             theme=theme(),
             css=CSS,
             prevent_thread_lock=True,

@@ -40,13 +40,25 @@ def theme() -> gr.themes.Base:
         button_border_width="1px",
         button_large_text_weight="600",
         button_large_padding="7px 16px",
+        button_large_text_size="*text_md",
+        block_label_background_fill="*background_fill_secondary",
+        block_label_background_fill_dark="*background_fill_secondary",
+        block_label_text_color="*body_text_color",
+        block_label_text_color_dark="*body_text_color",
+        checkbox_label_background_fill_selected="*primary_700",
+        checkbox_label_background_fill_selected_dark="*primary_700",
     )
 
 
 CSS = """
 .gradio-container { max-width: 1360px !important; width: 100% !important; margin: 0 auto !important; }
 .gradio-container main { width: 100%; }
-h1 { font-size: 1.35rem; font-weight: 650; margin: .4rem 0 .2rem; }
+.gradio-container .html-container { padding: 0 !important; }
+.gradio-container [data-testid=status-tracker].hide { display: none; }
+.gradio-container h1 { font-size: 1.35rem !important; font-weight: 650; margin: .2rem 0 0; }
+.gradio-container [role=tab][aria-selected=true] { color: var(--primary-700); font-weight: 600; }
+.dark .gradio-container [role=tab][aria-selected=true], .gradio-container.dark [role=tab][aria-selected=true] {
+  color: var(--primary-300); }
 
 ol.way { display: flex; gap: .4rem; list-style: none; margin: .3rem 0; padding: 0; flex-wrap: wrap; }
 ol.way li { flex: 1 1 7.5rem; padding: .35rem .6rem; border-radius: 8px; min-height: 2.9rem; margin: 0;
@@ -61,7 +73,7 @@ ol.way li.ahead { opacity: .85; }
 p.next { margin: .1rem 0 .3rem; color: var(--body-text-color-subdued); }
 
 #work:not(:has(.work)) { display: none; }
-#work { position: sticky; top: 0; z-index: 20; }
+#work { position: sticky; top: 0; z-index: 20; align-items: center; }
 .work { padding: .5rem .8rem; border-radius: 8px; border: 1px solid var(--border-color-primary);
   background: var(--background-fill-primary); overflow-wrap: anywhere; }
 .work b { margin-right: .6rem; }
@@ -97,7 +109,7 @@ figure.chart .other0 { color: #2563eb; } figure.chart .other1 { color: #c026d3; 
 figure.chart .other2 { color: #ca8a04; } figure.chart .other3 { color: #dc2626; }
 figure.chart.empty p { color: var(--body-text-color-subdued); padding: 2rem 0; text-align: center; }
 
-.folder button { align-self: end; }
+.folder > button, .bar > button { align-self: end; margin-bottom: 9px; }
 .meter { margin: 0 0 .7rem; }
 .meter b { display: block; font-weight: 600; font-size: .9rem; }
 .meter span, .meter p { font-size: .85rem; color: var(--body-text-color-subdued); }
@@ -108,7 +120,7 @@ figure.chart.empty p { color: var(--body-text-color-subdued); padding: 2rem 0; t
 ul.problems { list-style: none; margin: .3rem 0; padding: 0; font-size: .88rem; }
 ul.problems li { border-left: 3px solid #d97706; padding: .15rem .6rem; margin: .2rem 0; overflow-wrap: anywhere; }
 
-.runs { overflow: auto; max-height: 22rem; max-width: calc(100vw - 6rem); border-radius: 8px;
+.runs { overflow: auto; max-height: 22rem; max-width: calc(100vw - 4.4rem); border-radius: 8px;
   border: 1px solid var(--border-color-primary); }
 table.runs-table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 table.runs-table th { position: sticky; top: 0; background: var(--background-fill-secondary); text-align: left;
@@ -182,7 +194,7 @@ table.facts td { padding: .2rem 0; overflow-wrap: anywhere; }
 .settings .block { min-width: 0 !important; background: none; }
 .bar { align-items: flex-end; }
 .bar > .form { flex-grow: 4; }
-.bar button { white-space: nowrap; font-size: .95rem; }
+.bar > button { white-space: nowrap; }
 .prose table:is(.facts, .previews), .prose table:is(.facts, .previews) :is(tr, th, td) { border: 0; }
 #train-asked:not(:has(p)) { display: none; }
 .beside { position: sticky; top: 5.5rem; padding: .8rem 1rem; border: 1px solid var(--border-color-primary);
@@ -226,6 +238,8 @@ figure.take audio { width: 100%; height: 2.4rem; margin: .3rem 0; }
 @media (max-width: 640px) {
   figure.chart text { font-size: 18px !important; }
   ol.way li { flex-basis: 40%; }
+  .gradio-container .form { flex-wrap: wrap; }
+  .gradio-container .form > .block { min-width: min(100%, 14rem) !important; }
   .gradio-container { padding: .4rem !important; }
 }
 """

@@ -62,11 +62,18 @@ class Form:
         """Put settings into the form, here and on every other page."""
         self.app.choose(train=settings, **chosen)
         self.revision += 1
-        return self.show()
+        return {**self.show(), "drawn": self.revision}
 
-    def sign(self) -> Hashable:
+    def sign(self, drawn: int | None = None) -> Hashable:
         """Does not change with typing: a page must not write into the field its user is in."""
         return self.revision
+
+    def follow(self, drawn: int | None = None) -> Updates:
+        """What a page has to redraw; nothing where it filled the form itself, as its user may be typing by now.
+
+        `drawn` is the revision that the page shows.
+        """
+        return {} if drawn == self.revision else {**self.show(), "drawn": self.revision}
 
     def show(self) -> Updates:
         """Updates that show the form as it was last, with only the settings of the chosen kind of adapter."""
@@ -266,7 +273,7 @@ def plan_html(form: Form, settings: TrainSettings, expected: Outlook) -> str:
     held_out = {"songs": "songs", "windows": "ends of songs", "none": ""}[expected.held_out_kind]
     rows = {
         "Steps": f"{expected.steps}, {expected.steps_per_epoch} an epoch",
-        "Epochs": f"{expected.epochs:.4g}",
+        "Epochs": f"{expected.epochs:,.1f}".removesuffix(".0"),
         "Songs": f"{expected.songs}" + (f", {expected.held_out} {held_out} held out" if held_out else ""),
         "Checkpoints": f"{expected.checkpoints} stay in the run folder",
     }

@@ -36,7 +36,7 @@ def build_train(page: Page) -> None:
                     _draw_plan(wires)
             with gr.Tab("Watch", id="watch"):
                 watching.draw_watch(wires)
-        wires.add(parts=parts)
+        wires.add(parts=parts, drawn=gr.State(None))
         wires.add_controls(form.controls)
         _wire_form(page, wires, form)
         watching.wire_watch(page, wires, live, form)
@@ -143,7 +143,7 @@ def _wire_form(page: Page, wires: Wires, form: Form) -> None:
     components: dict[str, Any] = dict(form.controls.components)
     parts: dict[str, Any] = dict(wires.parts)
     families = [f"{part}_{kind}" for kind in FAMILIES for part in ("family", "more")]
-    filled = [*families, "preset", "preset_note", *PLAN]
+    filled = [*families, "preset", "preset_note", "drawn", *PLAN]
     everything = [*settings, *filled]
     files = [*everything, "files_note", "profile", "download"]
 
@@ -180,7 +180,7 @@ def _wire_form(page: Page, wires: Wires, form: Form) -> None:
     wires.on(parts["upload"].upload, "load_file", lambda upload: forms.load_file(form, upload), ["upload"], files)
 
     app = page.app
-    page.watch(wires, "form", form.sign, form.show, [*settings, *families, "preset", *PLAN])
+    page.watch(wires, "form", form.sign, form.follow, [*settings, *families, "preset", "drawn", *PLAN], ["drawn"])
     page.watch(
         wires,
         "folder",

@@ -231,6 +231,17 @@ def test_a_full_disk_is_a_user_error_and_leaves_the_old_file(small_disk: Path) -
     assert names_in(small_disk) == ["settings.json"]
 
 
+def test_many_files_are_all_written_or_none(small_disk: Path, tmp_path: Path) -> None:
+    texts = {tmp_path / f"folder {number % 3}" / f"{number}.json": f"{number}".encode() for number in range(50)}
+    paths.write_files(texts)
+    assert {path: path.read_bytes() for path in texts} == texts
+    assert sum(len(names_in(folder)) for folder in tmp_path.glob("folder *")) == 50
+    (small_disk / "0").write_text("old")
+    with pytest.raises(UserError, match="disk is full"):
+        paths.write_files({small_disk / f"{number}": bytes(100_000) for number in range(5)})
+    assert names_in(small_disk) == ["0"] and (small_disk / "0").read_text() == "old"
+
+
 def test_a_full_disk_under_torch_and_safetensors_is_a_user_error(small_disk: Path) -> None:
     import torch
     from safetensors.torch import save_file

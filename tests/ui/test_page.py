@@ -17,6 +17,7 @@ from acestep.ui.app import App
 from acestep.ui.controls import Controls
 from acestep.ui.page import Page
 from acestep.ui.wiring import BUG, Wires
+from lora_training_ui import build
 
 PATIENCE_S = 30.0
 
@@ -136,3 +137,15 @@ def test_what_was_chosen_is_remembered_and_a_damaged_memory_is_kept_aside(app: A
     damaged = App(app.project)
     assert damaged.workspace.model == "" and "trainer_config.unreadable.json" in damaged.notes[0]
     assert (app.project / "trainer_config.unreadable.json").read_text() == "{not json"
+
+
+def test_the_line_on_ended_work_is_put_away_until_there_is_new_work(app: App) -> None:
+    page = build(app)[1]
+    show, dismiss = page.handler("frame.work"), page.handler("frame.dismiss")
+    app.background.start("demo", "Making tea", lambda job: None)
+    assert app.background.wait(30)
+    assert "Making tea" in show()["work"] and show()["dismiss"]["visible"]
+    assert dismiss()["work"] == "" and show()["work"] == ""
+    app.background.start("demo", "Making coffee", lambda job: None)
+    assert app.background.wait(30)
+    assert "Making coffee" in show()["work"]
