@@ -145,7 +145,8 @@ class LabelWriter:
     def write(self, song: Song) -> None:
         """Keep the labels of a song of the dataset. Raises UserError when they cannot be written."""
         if self._file is None:
-            _save(song, self._places.of(song))
+            entry = _planned(song, self._places.of(song))
+            _write({entry.path: entry.after})
             return
         self._waiting = True
         if self._clock() - self._last >= self._every_s:
