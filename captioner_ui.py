@@ -34,4 +34,5 @@ def run(options: ServeOptions, roots: tuple[Path, ...] = (), project: Path = Pat
     """Serve the app for a project folder until the user ends it. Raises UserError when it cannot be written."""
     app = App(output_folder(project, "the project folder"), roots, MEMORY)
     blocks, _ = build(app)
+    app.reopen_songs()
     serve(blocks, app, options, print)

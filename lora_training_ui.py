@@ -52,4 +52,6 @@ def run(
     blocks, _ = build(app)
     if demo:
         start_demo(app)
+    else:
+        app.reopen_songs()
     serve(blocks, app, options, print)

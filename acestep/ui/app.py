@@ -141,6 +141,12 @@ class App:
         self.take_songs(dataset, path)
         return dataset
 
+    def reopen_songs(self) -> None:
+        """Open the songs that were open when the app ended, in the background; a place that is gone is left alone."""
+        path = Path(self.workspace.songs)
+        if self.workspace.songs and path.exists() and self.roots.allows(path):
+            self.start_work("songs", f"Reading {path.name}", lambda job: self.open_songs(path, job), path, light=True)
+
     def take_songs(self, dataset: Dataset, place: Path) -> None:
         """Take a dataset in hand whose edits are kept in `place`: a dataset file, or a folder of songs."""
         with self._lock:

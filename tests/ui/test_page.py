@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -16,6 +17,7 @@ from acestep.settings import PreprocessSettings
 from acestep.ui.app import App
 from acestep.ui.controls import Controls
 from acestep.ui.page import Page
+from acestep.ui.roots import Roots
 from acestep.ui.wiring import BUG, Wires
 from lora_training_ui import build
 
@@ -127,6 +129,19 @@ def test_every_window_shows_the_same_work_and_can_stop_it(
     expect(second.get_by_role("button", name="Stop")).to_be_hidden()
     second.close()
     assert app.background.current and app.background.current.state == "stopped"
+
+
+def test_songs_are_open_again_after_a_restart(app: App, demo_songs: Path) -> None:
+    app.roots = Roots([app.project, demo_songs])
+    app.open_songs(demo_songs, Job())
+    again = App(app.project, (demo_songs,))
+    again.reopen_songs()
+    assert again.background.wait(PATIENCE_S)
+    assert again.dataset and app.dataset and len(again.dataset.songs) == len(app.dataset.songs)
+    gone = App(app.project)
+    gone.choose(songs=str(app.project / "gone"))
+    gone.reopen_songs()
+    assert gone.background.current is None and gone.dataset is None
 
 
 def test_what_was_chosen_is_remembered_and_a_damaged_memory_is_kept_aside(app: App) -> None:
