@@ -213,6 +213,7 @@ def choices(name: str) -> tuple[str, ...]:
 CELLS: dict[str, dict[str, object]] = {
     f"{optimizer}-{schedule}": {"optimizer": optimizer, "schedule": schedule}
     for optimizer, schedule in itertools.product(choices("optimizer"), choices("schedule"))
+    if optimizer != "schedule_free" or schedule == "cosine"  # it has no schedule: any other is the same run
 }
 CELLS["ema"] = {"ema_decay": 0.9}
 CELLS["ema-prodigy"] = {"ema_decay": 0.9, "optimizer": "prodigy"}

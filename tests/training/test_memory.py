@@ -330,12 +330,12 @@ def test_what_previews_load_is_gone_after_them(make_store: MakeStore, checkpoint
             used[type(module)] = used.get(type(module), 0) + 1
 
     def look(_job: Job) -> None:
-        alive.extend(item for item in gc.get_objects() if isinstance(item, kinds))
+        alive.extend(item for item in gc.get_objects() if type(item) in kinds)
 
     settings = short_run(
         preview_every_steps=2, preview_captions=["slow piano"], preview_duration_s=2, preview_steps=2, max_steps=3
     )
-    before = [item for item in gc.get_objects() if isinstance(item, kinds)]
+    before = [item for item in gc.get_objects() if type(item) in kinds]
     handle = register_module_forward_hook(note)
     try:
         run = train(checkpoint, make_store(), tmp_path / "run", settings, at_step(3, look)).run

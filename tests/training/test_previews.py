@@ -407,7 +407,7 @@ def test_best_and_final_carry_a_card(make_store: MakeStore, checkpoint: Checkpoi
         f"({checkpoint.variant.name})",
         "Trigger word: `handstyle`",
         "hand made",
-        "Trained on 8 songs",
+        "Trained on 6 songs, 39 seconds. 2 songs more were kept back to judge it.",
         f"weights of step {note['step']} ({note['reason']})",
         "| rank | 4 |",
         "| learning_rate | 0.005 |",
