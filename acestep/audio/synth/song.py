@@ -1,19 +1,19 @@
-"""A small synthesiser: short songs of known tempo, key and metre, for the demo and for tests.
+"""Song plans: short songs of known tempo, key and metre in one sound, for tests and measurements.
 
-From the ground up: oscillators and envelopes, instruments (one note each), the arrangement (which notes when),
-and `render`, which mixes. All randomness comes from the plan's seed, so a plan always sounds the same.
+From the ground up: instruments (one note each), the arrangement (which notes when), and `render`, which mixes.
+All randomness comes from the plan's seed, so a plan always sounds the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
 from acestep.audio.format import CHANNELS, SAMPLE_RATE
+from acestep.audio.synth.tones import frequency_of, held_envelope, oscillator, struck_envelope
 
 Section = Literal["intro", "verse", "chorus", "outro"]
 Timbre = Literal["reed", "bell", "organ"]
@@ -30,7 +30,6 @@ METRES = {"2": (2, 2), "3": (3, 2), "4": (4, 2), "6": (2, 3)}
 """Time signature: beats in a bar and eighth notes in a beat; the two beats of 6/8 are dotted quarters."""
 
 _PEAK = 0.8
-_TABLE_SIZE = 2048
 _FADE_OUT_S = 0.4
 _MIDI_BASS, _MIDI_CHORD, _MIDI_LEAD = 36, 55, 67  # lowest note of each part's octave
 
@@ -77,45 +76,7 @@ class SongPlan:
         return tonic + SCALES[self.mode][degree] + 12 * octave
 
 
-# Oscillators and envelopes: float32 [frames]
-
-
-@lru_cache(maxsize=16)
-def _wave_table(harmonics: tuple[float, ...]) -> np.ndarray:
-    """One period of a sum of sines with these amplitudes, and its first sample again for interpolation."""
-    phase = np.arange(_TABLE_SIZE + 1) * (2 * np.pi / _TABLE_SIZE)
-    table = sum(level * np.sin(number * phase) for number, level in enumerate(harmonics, start=1))
-    return np.asarray(table / sum(harmonics), dtype=np.float32)
-
-
-def oscillator(frequency_hz: float, frames: int, harmonics: tuple[float, ...] = (1.0,)) -> np.ndarray:
-    """A tone with the given levels of its harmonics; those above half the sample rate are left out."""
-    audible = harmonics[: max(1, int(SAMPLE_RATE / 2 / frequency_hz))]
-    table = _wave_table(audible)
-    position = np.arange(frames) * (frequency_hz / SAMPLE_RATE) % 1.0 * _TABLE_SIZE
-    index = position.astype(np.int64)
-    share = (position - index).astype(np.float32)
-    return table[index] * (1 - share) + table[index + 1] * share
-
-
-def held_envelope(frames: int, attack_s: float, release_s: float) -> np.ndarray:
-    """Rises, stays, falls to zero at its end."""
-    time_s = np.arange(frames, dtype=np.float32) / SAMPLE_RATE
-    return np.clip(np.minimum(time_s / attack_s, (time_s[-1] - time_s) / release_s), 0, 1)
-
-
-def struck_envelope(frames: int, decay_s: float, attack_s: float = 0.003) -> np.ndarray:
-    """Rises at once and dies away; silent at its end even when cut short."""
-    time_s = np.arange(frames, dtype=np.float32) / SAMPLE_RATE
-    return np.exp(-time_s / decay_s) * held_envelope(frames, attack_s, 0.01)
-
-
 # Instruments: one note, float32 [frames]
-
-
-def frequency_of(midi_note: float) -> float:
-    """Hertz of a MIDI note number; 69 is the A of 440 Hz."""
-    return 440.0 * 2 ** ((midi_note - 69) / 12)
 
 
 def pad_note(midi_note: int, frames: int) -> np.ndarray:
