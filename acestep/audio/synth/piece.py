@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil
 
 from acestep.audio.key import NAMES
@@ -16,6 +18,7 @@ from acestep.audio.synth.voice import SYLLABLES
 INSTRUMENTAL_LYRICS = words.INSTRUMENTAL_LYRICS
 VOICE = "voice"
 SECTIONS = ("intro", "verse", "chorus", "outro")
+_SECTION_WEIGHTS = {"intro": 1, "verse": 2, "chorus": 2, "outro": 1}
 LEAD_TIMBRES = (*TIMBRES, VOICE)
 
 
@@ -25,7 +28,8 @@ class Piece:
 
     `bpm` counts beats a minute: quarter notes, in 6/8 dotted quarters. `lead_timbre` is None for a piece without a
     lead and "voice" for a sung one; `syllables` are then sung in turn, one a note, and begin again when used up.
-    `sections` share the bars evenly, in their order. `seed` decides progression, melody and wording.
+    `sections` share the bars in their order, intro and outro with half the share of the others. `seed` decides
+    progression, melody and wording.
     """
 
     bpm: int = 120
@@ -118,7 +122,8 @@ class Piece:
 
     def section_number_of(self, bar: int) -> int:
         """Which of `sections` a bar belongs to."""
-        return bar * len(self.sections) // self.bars
+        ends = tuple(accumulate(_SECTION_WEIGHTS[section] for section in self.sections))
+        return bisect(ends, (bar + 0.5) * ends[-1] / self.bars)
 
     def section_of(self, bar: int) -> str:
         return self.sections[self.section_number_of(bar)]

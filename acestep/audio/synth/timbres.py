@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf, pi
+from math import ceil, inf, log2, pi
 
 import numpy as np
 
 from acestep.audio.format import SAMPLE_RATE
-from acestep.audio.synth.tones import falling_ramp, frequency_of
+from acestep.audio.synth.tones import falling_ramp, frequency_of, sine
 
 HIGHEST_HZ = 10_000.0
 """Partials above are left out, so that little has to be coded there."""
@@ -22,7 +22,6 @@ NOTE_RMS = 0.2
 """Root mean square of the first part of every note, so that timbres are about equally loud."""
 
 _LOUDNESS_S = 0.3
-_LENGTHS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _SHORTEST_ATTACK_S = 0.003
 
 
@@ -87,18 +86,18 @@ BASS_TIMBRES: dict[str, Timbre] = {
 
 def note(timbre: Timbre, midi_note: int, frames: int) -> np.ndarray:
     """One note, float32 [frames]; the caller may write to it."""
-    sound = _longest(timbre, midi_note, _length_class(frames))[:frames].copy()
+    sound = _longest(timbre, midi_note, kept_length_s(frames))[:frames].copy()
     release = min(frames, round(timbre.release_s * SAMPLE_RATE))
     sound[frames - release :] *= falling_ramp(release)
     return sound
 
 
-def _length_class(frames: int) -> float:
-    """The shortest kept length in seconds that is long enough."""
-    return next(length_s for length_s in _LENGTHS_S if frames <= length_s * SAMPLE_RATE)
+def kept_length_s(frames: int) -> float:
+    """The shortest length of kept notes that is long enough: 1, 2, 4, 8... seconds."""
+    return 2.0 ** max(0, ceil(log2(frames / SAMPLE_RATE)))
 
 
-@lru_cache(maxsize=700)
+@lru_cache(maxsize=800)
 def _longest(timbre: Timbre, midi_note: int, length_s: float) -> np.ndarray:
     """A note that is not released yet, float32 [length_s * 48000]."""
     time_s = np.arange(round(length_s * SAMPLE_RATE)) / SAMPLE_RATE
@@ -114,7 +113,7 @@ def _longest(timbre: Timbre, midi_note: int, length_s: float) -> np.ndarray:
             continue
         level = level * _resonance(timbre, frequency_hz)
         attack_s = max(_SHORTEST_ATTACK_S, timbre.attack_s + number * timbre.swell_s)
-        partial = np.sin((2 * pi * (ratio * cycles % 1.0)).astype(np.float32))
+        partial = sine(ratio * cycles)
         if decay_s != inf:
             partial *= np.exp(short_time_s * np.float32(-1 / decay_s))
         attack = min(len(partial), round(attack_s * SAMPLE_RATE))

@@ -46,6 +46,11 @@ def frequency_of(midi_note: float) -> float:
     return 440.0 * 2 ** ((midi_note - 69) / 12)
 
 
+def sine(cycles: np.ndarray) -> np.ndarray:
+    """The sine of a phase in cycles, float32; whole cycles are taken off first, as float32 counts few digits."""
+    return np.sin(((cycles - np.floor(cycles)) * (2 * np.pi)).astype(np.float32))
+
+
 @lru_cache(maxsize=64)
 def falling_ramp(frames: int) -> np.ndarray:
     """From just below 1 to 0, for the release of a note. Shared: not to be written to."""

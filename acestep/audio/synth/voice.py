@@ -12,8 +12,8 @@ from math import pi
 import numpy as np
 
 from acestep.audio.format import SAMPLE_RATE
-from acestep.audio.synth.timbres import NOTE_RMS, vibrato_seconds
-from acestep.audio.synth.tones import falling_ramp, fixed_noise, frequency_of
+from acestep.audio.synth.timbres import NOTE_RMS, kept_length_s, vibrato_seconds
+from acestep.audio.synth.tones import falling_ramp, fixed_noise, frequency_of, sine
 
 VOWELS: dict[str, tuple[float, float, float, float]] = {
     "a": (800, 1250, 2800, 3700),
@@ -41,14 +41,12 @@ _HEAD = round((_CONSONANT_S + _GLIDE_S) * SAMPLE_RATE)
 _HIGHEST_HZ = 6000.0
 _VIBRATO = 0.006
 _BLOCK = 240  # samples over which the formants of the head are held still
-_LENGTHS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 def sung_note(syllable: str, midi_note: int, frames: int) -> np.ndarray:
     """One sung note, float32 [frames], about as loud as `timbres.note`; the caller may write to it."""
     consonant, vowel = syllable[:1], syllable[1:]
-    length_s = next(length_s for length_s in _LENGTHS_S if frames <= length_s * SAMPLE_RATE)
-    sound = _vowel(vowel, midi_note, length_s)[:frames].copy()
+    sound = _vowel(vowel, midi_note, kept_length_s(frames))[:frames].copy()
     head = min(frames, _HEAD)
     sound[:head] = _head(consonant, vowel, midi_note)[:head]
     release = min(frames, round(RELEASE_S * SAMPLE_RATE))
@@ -79,7 +77,7 @@ def _vowel(vowel: str, midi_note: int, length_s: float) -> np.ndarray:
     levels = _harmonic_levels(np.array(VOWELS[vowel], dtype=np.float64), frequency_of(midi_note))
     sound = np.zeros(len(cycles), dtype=np.float32)
     for number, level in enumerate(levels, start=1):
-        sound += np.float32(level) * np.sin((2 * pi * (number * cycles % 1.0)).astype(np.float32))
+        sound += np.float32(level) * sine(number * cycles)
     sound *= np.float32(_gain(vowel, midi_note))
     sound.setflags(write=False)
     return sound

@@ -48,8 +48,8 @@ KIT_WORDS: dict[str, tuple[str, ...]] = {
 }
 BASS_WORDS: dict[str, tuple[str, ...]] = {
     "round": ("round bass", "warm bass"),
-    "picked": ("bass guitar", "picked bass"),
-    "synth": ("synth bass", "buzzing bass"),
+    "picked": ("picked bass", "twangy bass"),
+    "synth": ("buzzing bass", "electronic bass"),
     "triangle": ("triangle bass",),
 }
 MOOD_WORDS: dict[str, tuple[str, ...]] = {
@@ -70,20 +70,21 @@ TEMPO_WORDS: tuple[tuple[int, tuple[str, ...]], ...] = (
 )
 """Upper bounds in beats a minute, and the words for a tempo below."""
 
-_PIECE_WORDS = ("piece", "tune", "track", "music")
+_PIECE_WORDS = ("piece", "tune", "track")
+_MUSIC_WORDS = ("piece", "tune", "track", "music")
 _LEAD_FORMS = ("{a_lead} lead", "{lead} melody", "{lead} playing the melody", "lead {lead}")
 _VOICE_FORMS = ("a singing voice", "vocals", "a voice singing the melody", "sung melody")
 _LEADLESS_FORMS = ("no lead", "no melody", "only chords and beat")
 _EXTRA_SHARE = 0.4
 _FORMS = (
-    "{tempo} {mood} {style} {piece} with {lead}{extras}",
-    "{mood} {style} {piece} with {lead}{extras}, {tempo}",
-    "{style} {piece}, {tempo} and {mood}, {lead}{extras}",
+    "{tempo} {mood} {style} {music} with {lead}{extras}",
+    "{mood} {style} {music} with {lead}{extras}, {tempo}",
+    "{style} {music}, {tempo} and {mood}, {lead}{extras}",
     "{lead} in {a_style} {piece}{extras}",
     "{style}, {lead}, {tempo}{extras}",
     "{a_tempo} {style} {piece} with {lead}{extras}",
-    "{style} {piece} with {lead}",
-    "{mood} {piece} with {lead}{extras}",
+    "{style} {music} with {lead}",
+    "{mood} {music} with {lead}{extras}",
 )
 
 
@@ -97,7 +98,8 @@ def caption_of(piece: Piece, variant: int = 0) -> str:
         "tempo": tempo,
         "a_tempo": _with_article(tempo),
         "mood": dice.choice(MOOD_WORDS[piece.mode]),
-        "piece": dice.choice(_PIECE_WORDS[:3]),
+        "piece": dice.choice(_PIECE_WORDS),
+        "music": dice.choice(_MUSIC_WORDS),
         "lead": _lead_words(piece, dice),
     }
     # the last form leaves the style out: seldom
@@ -132,7 +134,7 @@ def caption_vocabulary(pool: str = "all") -> tuple[str, ...]:
     from acestep.audio.synth.styles import BASE_STYLES, HELD_OUT_STYLES, STYLES
 
     styles = {"base": BASE_STYLES, "held_out": HELD_OUT_STYLES, "all": STYLES}[pool]
-    texts = [*_PIECE_WORDS, *_LEAD_FORMS, *_VOICE_FORMS, *_LEADLESS_FORMS, *_FORMS, "a an and over"]
+    texts = [*_MUSIC_WORDS, *_LEAD_FORMS, *_VOICE_FORMS, *_LEADLESS_FORMS, *_FORMS, "a an"]
     texts += [text for names in (*MOOD_WORDS.values(), *METRE_WORDS.values()) for text in names]
     texts += [text for _, names in TEMPO_WORDS for text in names]
     for name, recipe in styles.items():
