@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,8 @@ class App:
         """Whether others than the user of this computer can reach the app."""
         self.revision = 0
         """Grows with every change of the workspace, so that pages know when to look again."""
+        self.filled: Counter[str] = Counter()
+        """How often each group of settings was filled by other means than typing, so that forms show it anew."""
         self._memory = self.project / memory
         self._lock = threading.RLock()
         self.workspace = self._remembered()
@@ -106,6 +109,13 @@ class App:
             self.workspace = changed
             self.revision += 1
             write_json(self._memory, changed.model_dump(mode="json"))
+            return changed
+
+    def fill(self, **values: Any) -> Workspace:
+        """Like `choose`, for settings that nobody has typed: every page draws their forms anew."""
+        with self._lock:
+            changed = self.choose(**values)
+            self.filled.update(values.keys())
             return changed
 
     def start_work(
@@ -149,9 +159,26 @@ class App:
 
     def take_songs(self, dataset: Dataset, place: Path) -> None:
         """Take a dataset in hand whose edits are kept in `place`: a dataset file, or a folder of songs."""
-        with self._lock:
+        with self.labels.lock:  # whoever needs both locks takes this one first
             self.labels.take(dataset, place if place.is_file() else None)
             self.choose(songs=str(place))
+
+    def keep_dataset_settings(self, **values: Any) -> Path | None:
+        """Keep settings of the songs that are open in their dataset file; None where they are so already.
+
+        A folder without such a file gets one, and all edits are kept in it from then on.
+        """
+        from acestep.dataset.editing import set_dataset
+
+        desk = self.labels
+        with desk.lock:
+            draft = set_dataset(desk.history.dataset, **values)
+            if not draft.changes:
+                return None
+            if desk.file is None:
+                self.choose(songs=str(desk.keep_in(desk.history.dataset.root / "dataset.json")))
+            desk.apply(draft)
+            return desk.file
 
     def _remembered(self) -> Workspace:
         if not self._memory.exists():

@@ -89,13 +89,15 @@ class LabelDesk:
         """While a machine changes the labels of a song nobody edits; afterwards every page shows what is new."""
         with self.lock:
             before = {name: getattr(song, name) for name in NOT_SAID}
-            yield
-            self.revision += 1
-            for name, value in before.items():
-                if getattr(song, name) != value:
-                    self._touched[song.id, name] = self.revision, ""
-            if self._typing and self._typing[1] == song.id:
-                self._typing = None
+            try:
+                yield
+            finally:  # also where the labels could be set but not kept, on a full disk
+                self.revision += 1
+                for name, value in before.items():
+                    if getattr(song, name) != value:
+                        self._touched[song.id, name] = self.revision, ""
+                if self._typing and self._typing[1] == song.id:
+                    self._typing = None
 
     def changed_outside(self) -> None:
         """Labels were changed and kept by other means: pages draw everything anew."""
