@@ -132,7 +132,7 @@ def looks(rounds: int, project: Path, songs: Path) -> None:
     holds = {**view, "song": key, "page": "me", "drawn": None}
     rows = []
     for watcher in page.watchers:
-        shown = {name: holds[name] for name in watcher.inputs}
+        shown = {name: holds.get(name, "") for name in watcher.inputs}
         times = [median_ms(rounds, partial(function, **shown)) for function in (watcher.sign, watcher.show)]
         rows.append((f"{watcher.wires.tab}.{watcher.name}", *times))
     print(f"{'part':<28} {'sign ms':>8} {'draw ms':>8}")

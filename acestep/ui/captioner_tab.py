@@ -68,13 +68,8 @@ def build_tag(page: Page, wires: Wires) -> None:
     said = gr.HTML(padding=False)
     wires.add(tag=tag, tag_said=said)
     wires.on(put.click, "tag", partial(write_tag, app), ["tag"], ["tag_said"])
-    page.watch(
-        wires,
-        "tag_follow",
-        lambda: app.labels.generation,
-        lambda: {"tag": common_tag(app), "tag_said": ""},
-        ["tag", "tag_said"],
-    )
+    page.follow_text(wires, "tag_follow", "tag", lambda: common_tag(app))
+    page.watch(wires, "tag_said", lambda: app.labels.generation, lambda: {"tag_said": ""}, ["tag_said"])
 
 
 def common_tag(app: App) -> str:

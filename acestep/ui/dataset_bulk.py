@@ -15,7 +15,6 @@ from acestep.dataset.editing import (
     add_text,
     override_language,
     replace_text,
-    set_dataset,
     set_labels,
 )
 from acestep.dataset.song import NOT_SAID, Song
@@ -204,20 +203,13 @@ def build_settings(page: Page, wires: Wires) -> None:
         lambda: app.dataset and (app.labels.generation, app.dataset.settings),
         lambda: controls.updates(app.dataset.settings.model_dump()) if app.dataset else {},
         names,
+        unseen=True,
     )
 
 
 def keep_settings(app: App, values: dict[str, Any]) -> dict[str, Any]:
-    """Keep the values in the dataset file. A folder without one gets one, and edits are kept in it from then on."""
+    """Keep the values in the dataset file."""
     DatasetSettings.parse(values, "The dataset")
-    desk = app.labels
-    with desk.lock:
-        draft = set_dataset(desk.history.dataset, **values)
-        if not draft.changes:
-            return {"settings_said": '<p role="status">It is so already.</p>'}
-        if desk.file is None:
-            path = desk.keep_in(desk.history.dataset.root / "dataset.json")
-            app.choose(songs=str(path))
-        desk.apply(draft)
-        place = desk.file
-    return {"settings_said": f'<p role="status">Saved to {escape(str(place))}; all edits are kept there now.</p>'}
+    file = app.keep_dataset_settings(**values)
+    said = f"Saved to {file}; all edits are kept there now." if file else "It is so already."
+    return {"settings_said": f'<p role="status">{escape(said)}</p>'}

@@ -51,7 +51,7 @@ def build_open(page: Page, wires: Wires) -> None:
     wires.on(opened.click, "open", partial(open_place, app), ["songs"], ["open_said"])
     wires.on(again.click, "read_again", partial(read_again, app), outputs=["open_said"])
     wires.on(dropped.upload, "drop", partial(take_dropped, app), ["dropped", "drop_name"], ["dropped", "open_said"])
-    page.watch(wires, "songs_place", lambda: app.workspace.songs, lambda: {"songs": app.workspace.songs}, ["songs"])
+    page.follow_text(wires, "songs_place", "songs", lambda: app.workspace.songs)
 
 
 def open_place(app: App, songs: str) -> dict[str, Any]:
@@ -136,9 +136,7 @@ def build_files(page: Page, wires: Wires) -> None:
     wires.on(save.click, "save", partial(save_file, app), ["file"], ["files_said"])
     wires.on(table.click, "csv", partial(write_table, app), outputs=["download"])
     wires.on(imported.upload, "import", partial(import_table, app), ["imported"], ["files_said"])
-    page.watch(
-        wires, "file", lambda: (app.labels.generation, app.labels.file), lambda: {"file": file_place(app)}, ["file"]
-    )
+    page.follow_text(wires, "file", "file", lambda: file_place(app))
 
 
 def file_place(app: App) -> str:

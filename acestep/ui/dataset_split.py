@@ -37,13 +37,7 @@ def build_split(page: Page, wires: Wires) -> None:
     wires.add(split_open=opened, split_report=report)
     wires.on(start.click, "split", partial(start_split, app), INPUTS, ["split_report"])
     wires.on(opened.click, "split_open", partial(open_pieces, app), outputs=["split_open"])
-    page.watch(
-        wires,
-        "split_place",
-        lambda: app.labels.generation,
-        lambda: {"split_folder": pieces_folder(app)},
-        ["split_folder"],
-    )
+    page.follow_text(wires, "split_place", "split_folder", lambda: pieces_folder(app))
     page.watch(wires, "split_done", partial(split_sign, app), partial(show_split, app), ["split_open", "split_report"])
 
 

@@ -34,7 +34,7 @@ def prepare_demo(app: App, job: Job) -> None:
         checkpoints = build_demo_checkpoint(folder / "checkpoints")
         stage.advance()
     app.open_songs(songs, job, DatasetSettings(name="demo", trigger_word=TRIGGER_WORD))
-    app.choose(
+    app.fill(
         checkpoints=str(checkpoints),
         model=str(checkpoints / "acestep-v15-demo"),
         tensors=str(folder / "tensors"),

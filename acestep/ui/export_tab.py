@@ -76,6 +76,14 @@ def _build_format(page: Page, wires: Wires) -> None:
         ["target", "merge_target"],
     )
     wires.on(controls.components["to"].input, "to", lambda to: choose_format(app, to), ["to"])  # type: ignore[attr-defined]
+    page.watch(
+        wires,
+        "form",
+        lambda: app.filled["export"],
+        lambda: controls.updates(app.workspace.export.model_dump()),
+        controls.knobs,
+        unseen=True,
+    )
     _result(page, wires, "export", lambda result: export_html(app, *result))
 
 

@@ -56,8 +56,14 @@ def build_listen(page: Page) -> None:
         settings = [*prompt.knobs, *sweep.knobs]
         wires.on(play.click, "play", lambda **shown: start_playing(app, prompt, sweep, shown), settings)
         _remember_typing(app, wires, prompt, sweep)
-        # what was remembered is shown when a page is opened, and never written over what is typed in it
-        page.watch(wires, "form", lambda: "opened", lambda: show_form(app, prompt, sweep), settings)
+        page.watch(
+            wires,
+            "form",
+            lambda: (app.filled["generate"], app.filled["sweep"]),
+            lambda: show_form(app, prompt, sweep),
+            settings,
+            unseen=True,
+        )
         page.watch(wires, "played", lambda: history_sign(app), lambda: {"played": history_html(app)}, ["played"])
 
 

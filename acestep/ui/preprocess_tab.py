@@ -11,6 +11,7 @@ import gradio as gr
 
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
+from acestep.core.paths import safe_name
 from acestep.settings import PreprocessSettings
 from acestep.ui.app import App
 from acestep.ui.controls import Controls, by_group
@@ -44,14 +45,22 @@ def build_preprocess(page: Page) -> None:
         wires.on(
             start.click, "start", lambda **shown: start_encoding(app, controls, shown), ["tensors", *settings], ["plan"]
         )
-        page.watch(wires, "folder", lambda: app.workspace.tensors, lambda: {"tensors": tensor_folder(app)}, ["tensors"])
+        page.follow_text(wires, "folder", "tensors", lambda: tensor_folder(app))
+        page.watch(
+            wires,
+            "form",
+            lambda: app.filled["preprocess"],
+            lambda: controls.updates(app.workspace.preprocess.model_dump()),
+            settings,
+            unseen=True,
+        )
         page.watch(wires, "report", lambda: report_sign(app), lambda: {"report": report_html(app)}, ["report"])
 
 
 def tensor_folder(app: App) -> str:
     """The chosen tensor folder, or a proposal named after the dataset."""
-    name = app.dataset.settings.name if app.dataset else "tensors"
-    return app.workspace.tensors or str(app.datasets / f"{name}_tensors")
+    name = f"{safe_name(app.dataset.settings.name, 'songs')}_tensors" if app.dataset else "tensors"
+    return app.workspace.tensors or str(app.datasets / name)
 
 
 def prepare(app: App, controls: Controls, shown: dict[str, Any]) -> tuple[PreprocessSettings, Path]:

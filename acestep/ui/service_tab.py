@@ -58,7 +58,7 @@ def _build_models(page: Page, wires: Wires) -> None:
         ["models", "trouble"],
     )
     wires.on(models.input, "choose", lambda models: choose_model(app, models), ["models"])
-    page.watch(wires, "folder", lambda: app.workspace.checkpoints, lambda: show_folder(app), ["checkpoints"])
+    page.follow_text(wires, "folder", "checkpoints", lambda: str(models_folder(app)))
     page.watch(wires, "models", lambda: models_sign(app), lambda: show_models(app), ["models", "trouble"])
 
 
@@ -117,10 +117,6 @@ def _build_memory(page: Page, wires: Wires) -> None:
 def models_folder(app: App) -> Path:
     """Where models are looked for: the chosen folder, or the project's."""
     return Path(app.workspace.checkpoints or app.checkpoints)
-
-
-def show_folder(app: App) -> dict[str, Any]:
-    return {"checkpoints": str(models_folder(app))}
 
 
 def models_sign(app: App) -> Hashable:

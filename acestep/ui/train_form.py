@@ -47,11 +47,10 @@ Updates = dict[str, Any]
 
 @dataclass
 class Form:
-    """What all pages of an app share about the form. `revision` grows when something else than typing fills it."""
+    """What all pages of an app share about the form."""
 
     app: App
     controls: Controls
-    revision: int = 0
     measured: list[Measured] = field(default_factory=list)
 
     def settings(self, shown: dict[str, Any]) -> TrainSettings:
@@ -60,20 +59,19 @@ class Form:
 
     def fill(self, settings: TrainSettings, **chosen: Any) -> Updates:
         """Put settings into the form, here and on every other page."""
-        self.app.choose(train=settings, **chosen)
-        self.revision += 1
-        return {**self.show(), "drawn": self.revision}
+        self.app.fill(train=settings, **chosen)
+        return {**self.show(), "drawn": self.sign()}
 
     def sign(self, drawn: int | None = None) -> Hashable:
         """Does not change with typing: a page must not write into the field its user is in."""
-        return self.revision
+        return self.app.filled["train"]
 
     def follow(self, drawn: int | None = None) -> Updates:
         """What a page has to redraw; nothing where it filled the form itself, as its user may be typing by now.
 
-        `drawn` is the revision that the page shows.
+        `drawn` is the sign of what the page shows.
         """
-        return {} if drawn == self.revision else {**self.show(), "drawn": self.revision}
+        return {} if drawn == self.sign() else {**self.show(), "drawn": self.sign()}
 
     def show(self) -> Updates:
         """Updates that show the form as it was last, with only the settings of the chosen kind of adapter."""
@@ -208,17 +206,26 @@ def load_file(form: Form, path: str | Path) -> Updates:
     """Fill all tabs from a settings file: profile or preset of this program, of Side-Step or of ace-lora-trainer."""
     app, found = form.app, import_settings(path)
     sections = {name: SECTIONS[name].parse(values, Path(path).name) for name, values in found.sections.items()}
-    if app.dataset and "dataset" in sections:
-        app.dataset.settings = typing.cast(Any, sections["dataset"])
+    notes = [*found.notes, *(f"Left out, {name}: {reason}" for name, reason in found.ignored.items())]
+    loaded = ", ".join(name for name in sections if name != "dataset" or app.dataset) or "nothing"
+    if "dataset" in sections:  # first, as it may be refused
+        notes.append(_dataset_settings(app, found.sections["dataset"]))
     others = {name: sections[name] for name in ("preprocess", "generate") if name in sections}
     train = typing.cast(TrainSettings, sections.get("train", app.workspace.train))
-    notes = [*found.notes, *(f"Left out, {name}: {reason}" for name, reason in found.ignored.items())]
-    said = f"Loaded {Path(path).name}: {', '.join(found.sections)}."
+    said = f"Loaded {Path(path).name}: {loaded}."
     return {
         **form.fill(train, preset="", **others),
         "files_note": "\n".join([said, *(f"- {note}" for note in notes)]),
         "preset_note": "",
     }
+
+
+def _dataset_settings(app: App, values: dict[str, Any]) -> str:
+    """Give the songs that are open the settings of a file, and say what became of them."""
+    if app.dataset is None:
+        return "No songs are open, so its settings of the dataset were left out."
+    file = app.keep_dataset_settings(**values)
+    return f"Its settings of the dataset are kept in {file}." if file else "The dataset has its settings already."
 
 
 def to_side_step(form: Form, shown: dict[str, Any]) -> Updates:

@@ -180,13 +180,15 @@ def _wire_form(page: Page, wires: Wires, form: Form) -> None:
     wires.on(parts["upload"].upload, "load_file", lambda upload: forms.load_file(form, upload), ["upload"], files)
 
     app = page.app
-    page.watch(wires, "form", form.sign, form.follow, [*settings, *families, "preset", "drawn", *PLAN], ["drawn"])
+    shown = [*settings, *families, "preset", "drawn", *PLAN]
+    page.watch(wires, "form", form.sign, form.follow, shown, ["drawn"], unseen=True)
+    page.follow_text(wires, "place", "tensors", lambda: app.workspace.tensors)
     page.watch(
         wires,
         "folder",
         lambda: (app.workspace.tensors, app.workspace.model, work_ended(page)),
         lambda: show_folder(form),
-        ["tensors", "facts", "profile", *PLAN],
+        ["facts", "profile", *PLAN],
     )
 
 
@@ -197,10 +199,9 @@ def work_ended(page: Page) -> Any:
 
 
 def show_folder(form: Form) -> dict[str, Any]:
-    """The tensor folder, what is in it, and the plan that follows."""
+    """What is in the tensor folder, and the plan that follows."""
     chosen = form.app.workspace
     return {
-        "tensors": chosen.tensors,
         "facts": forms.tensor_facts(chosen.tensors),
         "profile": gr.update(choices=forms.profile_files(form.app)),
         **forms.show_plan(form, chosen.train),

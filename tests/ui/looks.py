@@ -1,0 +1,38 @@
+"""The clock of a page without a browser: what its looks at the app draw, from what stands on the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from acestep.ui.page import Page
+
+
+class OpenPage:
+    """One open page: what its parts hold, by "tab.part", and what it has seen."""
+
+    def __init__(self, blocks: gr.Blocks, page: Page, tab: str) -> None:
+        self.tab = tab
+        self.holds: dict[str, Any] = {}
+        self._names = {
+            part: f"{wires.tab}.{name}" for wires in page.tabs.values() for name, part in wires.parts.items()
+        }
+        functions = {function.name: function for function in blocks.fns.values()}
+        self._look = functions["look"]
+        self._signs: Any = {}
+
+    def look(self) -> dict[str, Any]:
+        """One look; returns what it draws, by "tab.part", which then stands on the page."""
+        inputs = [self.holds.get(self._names[part], getattr(part, "value", None)) for part in self._look.inputs[2:]]
+        answer = self._look.fn(self.tab, self._signs, *inputs)
+        drawn = {self._names[part]: update for part, update in answer.items() if part in self._names}
+        seen = next(update for part, update in answer.items() if part is self._look.inputs[1])
+        if not (isinstance(seen, dict) and seen.get("__type__") == "update"):  # nothing new was seen
+            self._signs = seen
+        self.holds |= drawn
+        return drawn
+
+    def type(self, part: str, text: str) -> None:
+        """Somebody types into a field."""
+        self.holds[part] = text
