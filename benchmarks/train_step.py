@@ -69,8 +69,9 @@ class OurLoop:
         from acestep.training.averaging import Averaging
         from acestep.training.data import EpochOrder, Flow, TrainingData, TrainingSong
         from acestep.training.forward import FlowModel
-        from acestep.training.loop import Plan, Session
+        from acestep.training.loop import Session
         from acestep.training.optimizers import make_optimizer
+        from acestep.training.plan import Plan
         from acestep.training.processes import Processes
         from acestep.training.recorder import SilentRecorder
         from acestep.training.step_down import Economy

@@ -18,8 +18,9 @@ from acestep.preprocess.store import TensorStore
 from acestep.settings import TrainSettings
 from acestep.training.data import EpochOrder, load_data
 from acestep.training.forecast import Forecast, forecast
-from acestep.training.loop import Plan, Session
+from acestep.training.loop import Session
 from acestep.training.opening import Inputs, open_session
+from acestep.training.plan import Plan
 from acestep.training.processes import start_processes
 from acestep.training.recorder import Recorder
 from acestep.training.runs import RunFolder

@@ -8,7 +8,6 @@ it. Adapter, optimizer and random state are afterwards what they were.
 from __future__ import annotations
 
 import copy
-import math
 import shutil
 import tempfile
 import threading
@@ -29,7 +28,7 @@ from acestep.settings import TrainSettings
 from acestep.training.averaging import Averaging
 from acestep.training.checkpoints import save_checkpoint
 from acestep.training.data import Sample, TrainingData
-from acestep.training.loop import Plan, Session, optimizer_step, set_training
+from acestep.training.loop import Session, optimizer_step, set_training
 from acestep.training.validation import Validation
 
 TIMED_STEPS = 3
@@ -120,6 +119,7 @@ def expected_of_run(session: Session, already: int, job: Job) -> Forecast:
     return replace(
         found,
         steps=found.steps - already,
+        validations=session.plan.validations(already) if session.validation else 0,
         step_s=None if found.step_s is None else found.step_s / together.count,
         disk_bytes=None if found.disk_bytes is None else max(0, found.disk_bytes - written),
     )
@@ -153,7 +153,7 @@ def forecast(session: Session, out: Path, job: Job, timed_steps: int = TIMED_STE
             session.optimizer.zero_grad(set_to_none=True)
     free_memory()
     plan = session.plan
-    kept = _checkpoints_kept(plan, session.settings)
+    kept = plan.checkpoints_kept(session.settings.keep_last)
     found = Memory(
         peak=peak,
         available=available,
@@ -165,7 +165,7 @@ def forecast(session: Session, out: Path, job: Job, timed_steps: int = TIMED_STE
         device=str(device),
         steps=plan.total_steps,
         step_s=step_s,
-        validations=math.ceil(plan.total_steps / plan.validate_every) + 1 if session.validation else 0,
+        validations=plan.validations() if session.validation else 0,
         validation_s=validation_s,
         memory=found,
         remedies=() if found.verdict == "fits" else remedies(found, session.settings, session.model.device.type),
@@ -266,13 +266,6 @@ def _weigh_checkpoint(session: Session) -> tuple[int, int]:
     two_weights = session.settings.ema_decay > 0 or session.settings.optimizer == "schedule_free"
     adapter = sum(size for name, size in sizes.items() if name not in ("optimizer.safetensors", "state.json"))
     return sum(sizes.values()) + (weights if two_weights else 0), adapter
-
-
-def _checkpoints_kept(plan: Plan, settings: TrainSettings) -> int:
-    """How many checkpoints lie in the run folder at its end."""
-    saves = {step for every in plan.save_every for step in range(every, plan.total_steps + 1, every)}
-    saves.add(plan.total_steps)
-    return min(len(saves), settings.keep_last) if settings.keep_last else len(saves)
 
 
 def _nearest_folder(path: Path) -> Path:

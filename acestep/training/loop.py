@@ -28,45 +28,19 @@ from acestep.training.forward import FlowModel
 from acestep.training.judge import close_epoch, judge, may_judge_training_loss, note_step
 from acestep.training.objective import snr_weights
 from acestep.training.optimizers import set_learning_rate
+from acestep.training.plan import Plan
 from acestep.training.previews import Previews
 from acestep.training.processes import Processes
 from acestep.training.recorder import SilentRecorder
 from acestep.training.recovery import GoodState, note_before_update, note_skipped, refuse_spoilt_weights, roll_back
 from acestep.training.requests import RequestFiles
 from acestep.training.runs import RunFolder
-from acestep.training.schedules import Length, learning_rate
+from acestep.training.schedules import learning_rate
 from acestep.training.step_down import Economy, room_for
 from acestep.training.validation import Validation
 
 TIMED_STEPS = 10
 """After so many steps the length of the run is told."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The numbers of a run that follow from settings and data, worked out once."""
-
-    steps_per_epoch: int
-    total_steps: int
-    validate_every: int
-    save_every: list[int]
-    preview_every: list[int]
-
-    @property
-    def length(self) -> Length:
-        return Length(self.total_steps, self.steps_per_epoch)
-
-    @classmethod
-    def of(cls, settings: TrainSettings, steps_per_epoch: int) -> Plan:
-        saves = (settings.save_every_epochs * steps_per_epoch, settings.save_every_steps)
-        previews = (settings.preview_every_epochs * steps_per_epoch, settings.preview_every_steps)
-        return cls(
-            steps_per_epoch=steps_per_epoch,
-            total_steps=settings.max_steps or settings.epochs * steps_per_epoch,
-            validate_every=settings.validate_every or steps_per_epoch,
-            save_every=[steps for steps in saves if steps],
-            preview_every=[steps for steps in previews if steps],
-        )
 
 
 @dataclass

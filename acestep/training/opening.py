@@ -17,8 +17,11 @@ from acestep.training.averaging import make_averaging
 from acestep.training.checkpoints import load_checkpoint
 from acestep.training.data import EpochOrder, Flow, TrainingData
 from acestep.training.forward import FlowModel, recompute_layers
-from acestep.training.loop import Plan, Session
+from acestep.training.history import read_curves
+from acestep.training.loop import Session
 from acestep.training.optimizers import make_optimizer
+from acestep.training.origin import training_note
+from acestep.training.plan import Plan
 from acestep.training.previews import Previews
 from acestep.training.processes import Processes
 from acestep.training.recorder import SilentRecorder

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from acestep.preprocess.store import TensorStore
 from acestep.settings import PreviewSettings, RunSettings, TrainSettings
+from acestep.training.plan import Plan
 
 if TYPE_CHECKING:
     from acestep.training.forecast import Forecast
@@ -67,15 +67,13 @@ def outlook(store: TensorStore, settings: TrainSettings) -> Outlook:
 
     data = outline_data(store, settings)
     per_epoch = EpochOrder(data, settings).steps_per_epoch
-    steps = settings.max_steps or settings.epochs * per_epoch
-    every = (settings.save_every_epochs * per_epoch, settings.save_every_steps)
-    saves = {steps, *(step for each in every if each for step in range(each, steps + 1, each))}
+    plan = Plan.of(settings, per_epoch)
     return Outlook(
         songs=len(data.songs),
         held_out=len(data.held_out),
         held_out_kind=data.held_out_kind,
         steps_per_epoch=per_epoch,
-        steps=steps,
-        checkpoints=min(len(saves), settings.keep_last) if settings.keep_last else len(saves),
-        validations=math.ceil(steps / (settings.validate_every or per_epoch)) + 1 if data.held_out else 0,
+        steps=plan.total_steps,
+        checkpoints=plan.checkpoints_kept(settings.keep_last),
+        validations=plan.validations() if data.held_out else 0,
     )

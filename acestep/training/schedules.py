@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from acestep.settings import OptimizerSettings
 from acestep.settings.formula import Formula
 from acestep.training.optimizers import peak_rate
+from acestep.training.plan import Length
 
 WARMUP_START = 0.1
 """Warm-up begins at this share of the learning rate."""
@@ -18,14 +18,6 @@ LONGEST_WARMUP = 0.1
 """Warm-up never takes more than this share of the run."""
 FIRST_CYCLE = 0.25
 """Cosine with warm restarts: the first cycle's share of the run; each next one is twice as long."""
-
-
-@dataclass(frozen=True)
-class Length:
-    """How long a run is: what schedules are made over."""
-
-    total_steps: int
-    steps_per_epoch: int = 1
 
 
 def _cosine(progress: float) -> float:

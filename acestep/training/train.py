@@ -28,9 +28,10 @@ from acestep.training.data import EpochOrder, TrainingData, load_data
 from acestep.training.ending import finish, write_what_was_learnt
 from acestep.training.failures import explained
 from acestep.training.forecast import Forecast, expected_of_run
-from acestep.training.loop import Plan, Session, fit, save, set_training
+from acestep.training.loop import Session, fit, save, set_training
 from acestep.training.opening import Inputs, open_session, take_up
 from acestep.training.optimizers import rate_notes
+from acestep.training.plan import Plan
 from acestep.training.processes import start_processes
 from acestep.training.recorder import MetricSink, Recorder, SilentRecorder
 from acestep.training.recovery import Diverged

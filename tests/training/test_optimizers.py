@@ -14,7 +14,8 @@ from acestep.core.errors import UserError
 from acestep.settings import OptimizerSettings
 from acestep.settings.formula import VARIABLES, Formula
 from acestep.training.optimizers import make_optimizer, peak_rate, rate_notes, set_learning_rate
-from acestep.training.schedules import SCHEDULES, Length, learning_rate, warmup_length
+from acestep.training.plan import Length
+from acestep.training.schedules import SCHEDULES, learning_rate, warmup_length
 
 RATE = 3e-4
 
