@@ -14,6 +14,7 @@ from acestep.core.jobs import Job
 from acestep.core.paths import read_json, write_text
 from acestep.settings.export import ExportSettings
 from acestep.training.card import card_facts
+from acestep.training.history import read_curves
 from acestep.training.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ def run_adapters(run: Path) -> list[RunAdapter]:
         for name in ("final", "best")
         if (run / name).is_dir()
     ]
-    checkpoints = sorted(run.glob("checkpoints/step_*/adapter"), reverse=True)
-    return found + [RunAdapter(f"step {int(path.parent.name[5:])}", path) for path in checkpoints if _is_step(path)]
+    steps = [(int(path.name[5:]), path) for path in run.glob("checkpoints/step_*") if _is_checkpoint(path)]
+    return found + [RunAdapter(f"step {step}", path) for step, path in sorted(steps, reverse=True)]
 
 
-def _is_step(adapter: Path) -> bool:
-    return adapter.parent.name.removeprefix("step_").isdigit()
+def _is_checkpoint(path: Path) -> bool:
+    # by its name and not by its training state: a copy for others may hold the adapter alone
+    return path.name.removeprefix("step_").isdecimal() and path.is_dir()
 
 
 def _step_words(adapter: Path) -> str:
@@ -88,8 +90,7 @@ def facts_of_adapter(adapter: Path, checkpoint: Checkpoint | None = None) -> Car
     variant = checkpoint.variant.name if checkpoint else ""
     if run is None:
         return CardFacts(title=adapter.expanduser().resolve().name, variant=variant)
-    curve = {event["step"]: event["loss"] for event in run.events("validation") if event.get("loss") is not None}
-    return card_facts(run, training_note(adapter), curve.items(), variant=variant)
+    return card_facts(run, training_note(adapter), read_curves(run).validation, variant=variant)
 
 
 def export_with_card(

@@ -26,7 +26,7 @@ def write_run(root: Path, name: str, checkpoint: Checkpoint, settings: AdapterSe
     transformer = load_transformer(checkpoint, torch.float32, "cpu")
     torch.manual_seed(len(name))
     adapter = attach(transformer, settings)
-    for place in ("checkpoints/step_000010/adapter", "checkpoints/step_000020/adapter"):
+    for place in ("checkpoints/step_000010", "checkpoints/step_000020"):
         for parameter in adapter.parameters():
             parameter.data.add_(0.1 * torch.randn_like(parameter))
         save_adapter(adapter, run / place, TriggerTag(tag))

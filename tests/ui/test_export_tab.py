@@ -62,7 +62,7 @@ def test_an_adapter_is_written_for_each_program(page: Page) -> None:
         assert {opened.get_slice(name).get_dtype() for name in opened.keys()} == {"F32"}  # noqa: SIM118
     assert page.app.workspace.export == ExportSettings(dtype="fp32", card=True)
     page.handler("export.choose_step")(
-        adapter_step=str(page.app.output / "run_a" / "checkpoints" / "step_000010" / "adapter")
+        adapter_step=str(page.app.output / "run_a" / "checkpoints" / "step_000010")
     )
     html = write(page, to="peft")
     folder = exports / "run_a_step_000010_peft"
@@ -79,7 +79,7 @@ def test_nothing_is_overwritten_unasked(page: Page) -> None:
     write(page, target="mine.safetensors")
     before = (exports / "mine.safetensors").read_bytes()
     page.handler("export.choose_step")(
-        adapter_step=str(app.output / "run_a" / "checkpoints" / "step_000010" / "adapter")
+        adapter_step=str(app.output / "run_a" / "checkpoints" / "step_000010")
     )
     asked = page.handler("export.write")(**shown("mine.safetensors"))
     assert "Replace it?" in asked["question"] and not app.background.busy

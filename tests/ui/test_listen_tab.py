@@ -100,7 +100,7 @@ def test_the_adapter_is_that_of_the_open_run_until_another_is_chosen(page: Page)
     labels = [label for label, _ in first["adapter_step"]["choices"]]
     assert labels == ["final, step 20", "best, step 20", "step 20", "step 10"]
     assert "LoRA" in first["adapter_about"] and "zork" in first["adapter_about"]
-    early = str(root / "run_b" / "checkpoints" / "step_000010" / "adapter")
+    early = str(root / "run_b" / "checkpoints" / "step_000010")
     chosen = page.handler("listen.choose_step")(adapter_step=early)
     assert chosen["adapter_run"]["value"] == str(root / "run_b") and chosen["adapter_step"]["value"] == early
     assert page.handler("export.adapter")()["adapter"] == early
