@@ -4,7 +4,7 @@
         adapter_config.json, adapter_model.safetensors    (or lokr_weights.safetensors …): ready to use
         optimizer.safetensors                             moments and step counters
         training_weights.safetensors                      only where the adapter above is an average of them
-        state.json                                        LoopState and the optimizer's settings
+        state.json                                        LoopState, the optimizer's settings, in fp16 the loss scale
 
 There is no generator state to save: every draw of a run is a function of its seed and the step (see data.py).
 """
@@ -73,8 +73,9 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     averaging: Averaging,
     state: LoopState,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Path:
-    """Write one checkpoint under `folder` and return its path."""
+    """Write one checkpoint under `folder` and return its path. `scaler` is what scales the loss, where one does."""
     from safetensors.torch import save_file
 
     path = checkpoint_path(folder, state.step)
@@ -87,6 +88,8 @@ def save_checkpoint(
         save_file(tensors, temporary / "optimizer.safetensors")
         shapes = [list(parameter.shape) for parameter in adapter.parameters()]
         facts = {"version": STATE_VERSION, "loop": state.to_dict(), "optimizer": rest, "shapes": shapes}
+        if scaler is not None:
+            facts["scaler"] = scaler.state_dict()
         (temporary / "state.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return path
 
@@ -100,8 +103,14 @@ def _copies(adapter: Adapter) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter.tensors().items()}
 
 
-def load_checkpoint(path: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, averaging: Averaging) -> LoopState:
-    """Put adapter and optimizer back to where the checkpoint was written, and return the loop's state.
+def load_checkpoint(
+    path: Path,
+    adapter: Adapter,
+    optimizer: torch.optim.Optimizer,
+    averaging: Averaging,
+    scaler: torch.amp.GradScaler | None = None,
+) -> LoopState:
+    """Put adapter, optimizer and scaler back to where the checkpoint was written, and return the loop's state.
 
     Raises a UserError when a file is missing, damaged or belongs to another adapter or optimizer.
     """
@@ -122,6 +131,8 @@ def load_checkpoint(path: Path, adapter: Adapter, optimizer: torch.optim.Optimiz
             fix="Resume with the settings the run was started with.",
         )
     optimizer.load_state_dict(_join_optimizer(path, facts["optimizer"]))
+    if scaler is not None and facts.get("scaler"):  # not there where another device trained without one
+        scaler.load_state_dict(facts["scaler"])
     return LoopState.from_dict(facts["loop"], path / "state.json")
 
 

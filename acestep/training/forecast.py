@@ -186,7 +186,7 @@ def left_untouched(session: Session) -> Iterator[None]:
     """Steps made while the block lasts leave no trace in adapter, averages, optimizer, scaler and random state."""
     weights = [parameter.detach().cpu().clone() for parameter in session.adapter.parameters()]
     optimizer = copy.deepcopy(session.optimizer.state_dict())
-    scaler = getattr(session.processes.fabric.strategy.precision, "scaler", None)
+    scaler = session.processes.scaler
     scaling = scaler.state_dict() if scaler is not None else None
     generator = torch.get_rng_state()
     on_device = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

@@ -280,8 +280,10 @@ def save(session: Session) -> None:
     refuse_spoilt_weights(session)
     if not session.processes.is_main:
         return
+    run, state = session.run, session.state
     path = save_checkpoint(
-        session.run.checkpoints, session.adapter, session.tag, session.optimizer, session.averaging, session.state
+        *(run.checkpoints, session.adapter, session.tag, session.optimizer, session.averaging, state),
+        session.processes.scaler,
     )
     prune_checkpoints(session.run.checkpoints, session.settings.keep_last)
     session.record.event("checkpoint", step=session.state.step, path=path.name)

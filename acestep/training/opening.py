@@ -90,14 +90,20 @@ def open_session(inputs: Inputs, run: RunFolder, recorder: SilentRecorder) -> Se
 
 def take_up(session: Session, point: Path) -> None:
     """Put the session where the checkpoint was written."""
-    session.state = load_checkpoint(point, session.adapter, session.optimizer, session.averaging)
-    session.resumed_at = session.state.step
-    session.curve = _curve(session.run, session.state.step)
-    if session.state.ended_early:  # who resumes such a run wants to go on: the patience begins anew
-        session.state.ended_early, session.state.judgements_without_gain = False, 0
+    state = session.state = load_checkpoint(
+        point, session.adapter, session.optimizer, session.averaging, session.processes.scaler
+    )
+    session.resumed_at = state.step
+    session.curve = {step: loss for step, loss in read_curves(session.run).validation if step <= state.step}
+    if state.ended_early:  # who resumes such a run wants to go on: the patience begins anew
+        state.ended_early, state.judgements_without_gain = False, 0
+    kept = training_note(session.run.best).get("step")
+    if kept not in (None, state.best_step):  # the run had come further than this checkpoint: best/ is of a later step
+        state.best_loss = _loss_judged(session.run, kept)
+        state.best_step = None if state.best_loss is None else kept
 
 
-def _curve(run: RunFolder, step: int) -> dict[int, float]:
-    """Validation losses up to a step, from the log; of a step that was done twice, the last."""
-    events = (event for event in run.events("validation") if event["step"] <= step)
-    return {event["step"]: event["loss"] for event in events if event["loss"] is not None}
+def _loss_judged(run: RunFolder, step: int) -> float | None:
+    """The loss by which a step was judged, from the log; of a step that was done twice, the last."""
+    judged = (event for event in run.events() if event.get("kind") in ("validation", "smoothed_loss"))
+    return {event["step"]: event["loss"] for event in judged}.get(step)

@@ -23,8 +23,12 @@ from acestep.model.loading import load_null_condition, load_silence_latent, load
 from acestep.settings import TrainSettings
 from acestep.training.checkpoints import list_checkpoints
 from acestep.training.data import EpochOrder, Flow, draw_batch, load_data
+from acestep.training.estimate import unrecorded_session
 from acestep.training.forward import FlowModel
-from acestep.training.runs import RunFolder, compare, find_runs, summarise
+from acestep.training.history import RunHistory
+from acestep.training.loop import save
+from acestep.training.opening import take_up
+from acestep.training.runs import RunFolder, compare, summarise
 from acestep.training.train import train
 
 OPTIMIZERS = [
@@ -106,6 +110,44 @@ def test_two_stops_equal_an_uninterrupted_run(make_store: MakeStore, checkpoint:
         load_file(tmp_path / name / "checkpoints/step_000009/optimizer.safetensors") for name in ("whole", "parts")
     ]
     assert all(torch.equal(moments[0][key], moments[1][key]) for key in moments[0])
+
+
+@pytest.mark.parametrize("validation", ["songs", "none"])
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_knows_what_best_holds(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, validation: str
+) -> None:
+    """best/ is of a later step than the checkpoint: final/ says so, and nothing worse takes its place."""
+    settings = short_run(
+        max_steps=24, validate_every=2, save_every_steps=4, keep_last=0, learning_rate=5e-3, validation=validation
+    )
+    run = train(checkpoint, make_store(), tmp_path / "run", settings, Job()).run
+    best, step = weights(run.best), json.loads((run.best / "training.json").read_text())["step"]
+    kinds = ("validation", "smoothed_loss")
+    (loss,) = {event["loss"] for event in run.events() if event["kind"] in kinds and event["step"] == step}
+    assert step > 20
+    early = run.checkpoints / "step_000016"
+    assert json.loads((early / "state.json").read_text())["loop"]["best_step"] != step
+    done = train(checkpoint, make_store(), run.path, settings.changed(max_steps=18), Job(), resume=early)
+    note = json.loads((done.adapter / "training.json").read_text())
+    assert note["step"] == step and f"{loss:.5f} at step {step}" in note["reason"]
+    assert all(torch.equal(value, best[name]) for name, value in weights(done.adapter).items())
+
+
+def test_the_loss_scale_of_fp16_comes_back_with_a_checkpoint(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Begun anew it would be far too large, and the steps that bring it down again would be lost."""
+    scales = []
+    for number, scale in enumerate((64.0, 2.0**16)):
+        settings = short_run(device="cpu")
+        session, _ = unrecorded_session(checkpoint, make_store(), settings, tmp_path / "run", Job())
+        session.processes.fabric.strategy.precision.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        if number:
+            take_up(session, tmp_path / "run" / "checkpoints" / "step_000000")
+        else:
+            save(session)
+        scales.append(session.processes.scaler.get_scale())
+    assert scales == [64.0, 64.0]
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -323,6 +365,6 @@ def test_runs_are_listed_and_compared(make_store: MakeStore, checkpoint: Checkpo
     store = make_store()
     for name, rank in (("a", 2), ("b", 4)):
         train(checkpoint, store, tmp_path / "runs" / name, short_run(rank=rank, max_steps=2), Job())
-    first, second = (summarise(run) for run in find_runs(tmp_path / "runs"))
-    assert (first.name, second.name, first.state) == ("a", "b", "finished")
+    (second, first), problems = RunHistory().read(tmp_path / "runs")
+    assert (first.name, second.name, first.state, problems) == ("a", "b", "finished", [])
     assert compare(first, second) == {"rank": (2, 4)}
