@@ -204,5 +204,7 @@ def resume_point(run_folder: Path) -> Path:
         return run_folder
     checkpoints = list_checkpoints(run_folder / "checkpoints")
     if not checkpoints:
-        raise UserError(f"{run_folder} holds no checkpoint to resume from.", fix="Start the run again.")
+        raise UserError(
+            f"{run_folder} holds no checkpoint to resume from.", fix="Delete it, or begin anew in another folder."
+        )
     return checkpoints[-1]

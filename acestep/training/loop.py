@@ -17,6 +17,7 @@ import torch
 
 from acestep.adapters import Adapter, TriggerTag, write_adapter_files
 from acestep.adapters.card import write_card
+from acestep.core.errors import Stopped
 from acestep.core.jobs import Job, Stage
 from acestep.core.paths import atomic_folder
 from acestep.settings import TrainSettings
@@ -32,7 +33,14 @@ from acestep.training.plan import Plan
 from acestep.training.previews import Previews
 from acestep.training.processes import Processes
 from acestep.training.recorder import SilentRecorder
-from acestep.training.recovery import GoodState, note_before_update, note_skipped, refuse_spoilt_weights, roll_back
+from acestep.training.recovery import (
+    GoodState,
+    is_failing,
+    leave_failing_steps,
+    note_before_update,
+    note_skipped,
+    refuse_spoilt_weights,
+)
 from acestep.training.requests import RequestFiles
 from acestep.training.runs import RunFolder
 from acestep.training.schedules import learning_rate
@@ -73,7 +81,10 @@ class Session:
 
 
 def fit(session: Session, job: Job) -> None:
-    """Train from the session's state to the end of the plan, or until the job is asked to stop."""
+    """Train from the session's state to the end of the plan, or until the job is asked to stop.
+
+    Raises Stopped where that is before the first step.
+    """
     plan, state = session.plan, session.state
     session.good = GoodState.of(session)
     requests = RequestFiles(session.run.path, job.clock)
@@ -82,9 +93,11 @@ def fit(session: Session, job: Job) -> None:
             if session.processes.is_main:
                 requests.collect(job)
             finished = state.step >= plan.total_steps
-            if finished and state.bad_steps > 1:
-                roll_back(session, f"the last {state.bad_steps} steps had a loss or gradient that is not a number")
             stopping = not finished and session.processes.any(job.stop_requested)
+            if stopping and not state.step and session.resumed_at is None:
+                raise Stopped  # nothing is learnt, so there is nothing to keep
+            if finished or stopping:
+                leave_failing_steps(session)
             fresh = state.step != session.resumed_at
 
             unjudged = session.validation and state.validated_at != state.step
@@ -93,8 +106,9 @@ def fit(session: Session, job: Job) -> None:
             elif not session.validation and fresh and state.step and due(state.step, plan.steps_per_epoch):
                 judge_training_loss(session)
             finished = finished or state.ended_early
-            saving = job.take_request("save") or finished or stopping
-            if fresh and state.step and (saving or any(due(state.step, n) for n in plan.save_every)):
+            saving = session.processes.any(job.take_request("save")) or finished or stopping
+            planned = any(due(state.step, n) for n in plan.save_every) and not is_failing(state)
+            if fresh and state.step and (saving or planned):
                 save(session)
             if session.processes.is_main and preview_due(session, job, finished) and not stopping:
                 session.previews.play(session, job)
@@ -277,6 +291,7 @@ def set_training(session: Session, training: bool) -> None:
 
 def save(session: Session) -> None:
     """Write a checkpoint and remove those beyond the number to keep."""
+    leave_failing_steps(session)
     refuse_spoilt_weights(session)
     if not session.processes.is_main:
         return
@@ -285,8 +300,11 @@ def save(session: Session) -> None:
         *(run.checkpoints, session.adapter, session.tag, session.optimizer, session.averaging, state),
         session.processes.scaler,
     )
-    prune_checkpoints(session.run.checkpoints, session.settings.keep_last)
-    session.record.event("checkpoint", step=session.state.step, path=path.name)
+    session.record.event("checkpoint", step=state.step, path=path.name)
+    try:
+        prune_checkpoints(run.checkpoints, session.settings.keep_last)
+    except OSError as error:  # another program has one open; the next time will do
+        session.record.warn(state.step, f"An old checkpoint cannot be removed ({error.strerror or error}).")
 
 
 def write_adapter(session: Session, folder: Path, step: int, reason: str) -> None:

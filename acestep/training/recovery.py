@@ -153,6 +153,17 @@ def roll_back(session: Session, why: str) -> None:
     )
 
 
+def is_failing(state: LoopState) -> bool:
+    """Whether steps fail one after the other. A single one may be chance, as in fp16."""
+    return state.bad_steps > 1
+
+
+def leave_failing_steps(session: Session) -> None:
+    """Before a state is kept to go on from: where steps have begun to fail, go back; its weights may be the reason."""
+    if is_failing(session.state):
+        roll_back(session, f"the last {session.state.bad_steps} steps had a loss or gradient that is not a number")
+
+
 def refuse_spoilt_weights(session: Session) -> None:
     """Before weights are written: where they are no usable numbers any more, go back to those that were."""
     norm = torch.nn.utils.get_total_norm([tensor.detach() for tensor in _tensors_in_use(session)])

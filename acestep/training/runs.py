@@ -88,8 +88,13 @@ class RunFolder:
         run.claim()  # before looking: two processes may look at the same moment
         if (path / "run.json").exists():
             run.release()
+            if any(run.checkpoints.glob("step_*")):
+                raise UserError(
+                    f"{path} already holds a run.", fix=f"Choose another folder, or go on with it: --resume {path}"
+                )
             raise UserError(
-                f"{path} already holds a run.", fix=f"Choose another folder, or go on with it: --resume {path}"
+                f"{path} already holds a run, which ended before its first checkpoint.",
+                fix="Choose another folder, or delete this one.",
             )
         run.record = {
             "schema_version": SCHEMA_VERSION,

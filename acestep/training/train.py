@@ -107,7 +107,8 @@ def train(
 ) -> TrainOutcome:
     """Train an adapter in the run folder `out`, or go on with the run or checkpoint `resume`.
 
-    A stop asked for through `job` ends at the next step with a full checkpoint. With `approve`, what the run will
+    A stop asked for through `job` ends at the next step with a full checkpoint; before the first step of a new run
+    Stopped is raised, and no folder stays. With `approve`, what the run will
     take is measured first, which changes nothing in it, and shown to that function; where it says no, NotApproved is
     raised and a new run leaves no folder. Raises UserError for anything that does not fit together, before a folder is
     made where that can be known.

@@ -13,7 +13,7 @@ from hand_made import MakeStore, short_run
 from safetensors.torch import load_file
 
 from acestep.cli import main
-from acestep.core.errors import UserError
+from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
 from acestep.settings import PreviewSettings
@@ -61,6 +61,26 @@ def test_a_resumed_run_goes_back_as_well(make_store: MakeStore, checkpoint: Chec
     train(checkpoint, store, tmp_path / "parts", settings, stop_after(50))
     train(checkpoint, store, tmp_path / "parts", settings, Job(), resume=tmp_path / "parts")
     assert_same_weights(tmp_path / "whole" / "final", tmp_path / "parts" / "final")
+
+
+def test_a_run_stopped_while_steps_fail_keeps_a_state_to_go_on_from(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Weights that give no numbers are no checkpoint: a resumed run could only fail on."""
+    from test_training_run import stop_after
+
+    store, out = make_store(), tmp_path / "run"
+    settings = short_run(max_steps=75, nan_limit=30, save_every_steps=1, keep_last=0, **spike(55, "1e12"))
+    run = train(checkpoint, store, out, settings, stop_after(64)).run
+    (back,) = run.events("rollback")
+    assert (back["step"], back["to_step"]) == (64, 50)
+    kept = [int(path.name[5:]) for path in list_checkpoints(run.checkpoints)]
+    assert kept[-1] == 64 and max(kept[:-1]) < 60, "none was written while steps failed"
+    there, then = (tensors_of(run.checkpoints / f"step_{step:06d}") for step in (64, 50))
+    assert all(torch.equal(there[key], then[key]) for key in then)
+    train(checkpoint, store, out, settings, Job(), resume=out)
+    after = [event["loss"] for event in run.events("step") if event["step"] > 64]
+    assert len(after) == 11 and max(after) < 5
 
 
 def test_weights_that_overflow_are_never_saved(make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -144,6 +164,49 @@ def test_memory_that_runs_out_is_a_sentence(
     monkeypatch.setattr(FlowModel, "__init__", too_much)
     with pytest.raises(UserError, match=r"memory ran out at step 0.*--gradient-checkpointing"):
         train(checkpoint, make_store(), tmp_path / "run", short_run(validation="none"), Job())
+
+
+def test_a_run_without_a_checkpoint_is_not_said_to_go_on(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Neither sentence sends the user to the other."""
+    store, run = make_store(), tmp_path / "run"
+    with pytest.raises(UserError, match="layer 40"):
+        train(checkpoint, store, run, short_run(layers="40"), Job())
+    with pytest.raises(UserError, match=r"ended before its first checkpoint.*or delete this one"):
+        train(checkpoint, store, run, short_run(), Job())
+    with pytest.raises(UserError, match=r"no checkpoint to resume from.*begin anew in another folder"):
+        train(checkpoint, store, run, short_run(), Job(), resume=run)
+
+
+def test_a_stop_before_the_first_step_leaves_no_adapter_that_learnt_nothing(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    job = Job()
+    job.request_stop()
+    with pytest.raises(Stopped):
+        train(checkpoint, make_store(), tmp_path / "run", short_run(tensorboard=True), job)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_end_the_run(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses to rename a folder of which another program has a file open."""
+    real = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "step_000001":
+            raise PermissionError(13, "Access is denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    settings = short_run(max_steps=4, save_every_steps=1, keep_last=2, validation="none")
+    done = train(checkpoint, make_store(), tmp_path / "run", settings, Job())
+    assert done.summary.state == "finished"
+    assert [path.name for path in list_checkpoints(done.run.checkpoints)][-2:] == ["step_000003", "step_000004"]
+    said = [event["text"] for event in done.run.events("warning")]
+    assert said and all("old checkpoint cannot be removed (Access is denied)" in text for text in said)
 
 
 def test_of_many_runs_into_one_folder_one_begins(tmp_path: Path) -> None:
