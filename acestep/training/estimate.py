@@ -6,9 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from acestep.core.device import DeviceChoice, choose_device, free_memory
+from acestep.core.device import DeviceChoice, choose_device, free_memory, lacks_memory
 from acestep.core.errors import UserError
 from acestep.core.events import EventLog
 from acestep.core.jobs import Job
@@ -56,7 +54,9 @@ def estimate(
         free_memory()
     try:
         sensitivity = measure_sensitivity(transformer, model, data, settings, flow, batches, choice, job)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
         raise UserError(
             "The memory does not suffice to measure the model's gradients.",
             fix=f"Try {expected.remedies[0]}." if expected.remedies else "Close other programs that use the card.",

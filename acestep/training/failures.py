@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from acestep.core.device import lacks_memory
 from acestep.core.errors import UserError
 from acestep.training.checkpoints import list_checkpoints, step_of
 
@@ -16,7 +17,7 @@ _DEVICE_SIGNS = ("CUDA error", "CUDA driver error", "HIP error", "cuBLAS", "CUBL
 
 def explained(error: BaseException, run: Path, step: int) -> UserError | None:
     """The sentence for an error that ended the run at `step`, or None where there is none."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, RuntimeError | MemoryError) and lacks_memory(error):
         message = f"The memory ran out at step {step}."
         remedy = (
             "End other programs, or begin again with --gradient-checkpointing 1, a smaller batch or shorter windows."

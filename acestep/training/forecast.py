@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from acestep.core.device import free_memory
+from acestep.core.device import free_memory, lacks_memory
 from acestep.core.jobs import Job
 from acestep.core.paths import TEMPORARY_PREFIX
 from acestep.model.quantising import BaseWeights, why_not
@@ -149,7 +149,10 @@ def forecast(session: Session, out: Path, job: Job, timed_steps: int = TIMED_STE
             optimizer_bytes = _bytes_in(session.optimizer.state_dict()["state"])
             validation_s = _time_validation(session)
             checkpoint, adapter_file = _weigh_checkpoint(session)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            peak = None  # also where it was not a step that ran out
             session.optimizer.zero_grad(set_to_none=True)
     free_memory()
     plan = session.plan

@@ -22,6 +22,7 @@ from acestep.training.estimate import estimate, unrecorded_session
 from acestep.training.forecast import Memory, PeakMemory, forecast, largest_micro_batch, left_untouched, remedies
 from acestep.training.loop import Session, optimizer_step, steps_of
 from acestep.training.train import train
+from acestep.training.validation import Validation
 
 Open = Callable[..., Session]
 
@@ -140,6 +141,19 @@ def test_running_out_of_memory_is_a_verdict(open_session: Open, monkeypatch: pyt
     assert found.memory.verdict == "does not fit"
     assert (found.memory.peak, found.seconds, found.disk_bytes) == (None, None, None)
     assert found.remedies[0].startswith("--gradient-checkpointing")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("on purpose"), RuntimeError("MPS backend out of memory (…)")])
+def test_a_validation_that_does_not_fit_is_a_verdict_too(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    session = open_session(batch_size=1)
+
+    def too_much(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Validation, "_window_losses", too_much)
+    assert forecast(session, Path("lora_output"), Job()).memory.verdict == "does not fit"
 
 
 MEMORY = Memory(peak=70, available=100, model=20, adapter=5, optimizer=5)

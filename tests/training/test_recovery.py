@@ -155,11 +155,25 @@ def test_a_card_that_fails_leaves_a_run_to_go_on_with(
     assert_same_weights(tmp_path / "whole" / "final", tmp_path / "run" / "final")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("on purpose"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:131] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.9 GB, max allowed: 18.1 GB)"),
+        MemoryError(),
+    ],
+    ids=["cuda", "cpu", "mps", "python"],
+)
 def test_memory_that_runs_out_is_a_sentence(
-    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_store: MakeStore,
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     def too_much(*_: object) -> None:
-        raise torch.OutOfMemoryError("on purpose")
+        raise error
 
     monkeypatch.setattr(FlowModel, "__init__", too_much)
     with pytest.raises(UserError, match=r"memory ran out at step 0.*--gradient-checkpointing"):
