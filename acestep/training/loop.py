@@ -27,7 +27,7 @@ from acestep.training.checkpoints import LoopState, prune_checkpoints, save_chec
 from acestep.training.data import EpochOrder, Flow, Sample, TrainingData, derived_generator, draw_batch, step_strata
 from acestep.training.forward import FlowModel
 from acestep.training.judge import close_epoch, judge, may_judge_training_loss, note_step
-from acestep.training.objective import snr_weights
+from acestep.training.objective import weighted
 from acestep.training.optimizers import set_learning_rate
 from acestep.training.plan import Plan
 from acestep.training.previews import Previews
@@ -213,9 +213,7 @@ def accumulate(session: Session, epoch: int, micro_batches: list[list[Sample]]) 
             waiting_since = session.clock()
             batch = draw_batch(part, epoch, session.data, settings, session.flow, strata)
             data_seconds += session.clock() - waiting_since
-            items = session.model.item_losses(batch, settings.condition_dropout)
-            if settings.loss_weighting == "min_snr":
-                items = items * snr_weights(batch.t.to(items.device), settings.snr_gamma)
+            items = weighted(session.model.item_losses(batch, settings.condition_dropout), batch.t, settings)
             # Over the number of samples, not the sum of weights: a weight changes no other sample's part.
             loss = (items * batch.weights.to(items.device)).sum() / len(samples)
             session.processes.fabric.backward(loss)

@@ -13,6 +13,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from acestep.settings import ObjectiveSettings
+
 TURBO_TIMESTEPS = tuple(3 * u / (1 + 2 * u) for u in (i / 8 for i in range(8, 0, -1)))
 """The eight steps of the turbo sampler at shift 3: 1, 0.9545, 0.9, … 0.3."""
 
@@ -86,6 +88,13 @@ def snr_weights(t: Tensor, gamma: float) -> Tensor:
     t = t.float().clamp(1e-4, 1 - 1e-4)
     snr = ((1 - t) / t).square()
     return snr.clamp(max=gamma) / snr
+
+
+def weighted(items: Tensor, t: Tensor, settings: ObjectiveSettings) -> Tensor:
+    """Item losses with the weights of their timesteps, where the settings ask for any.  items, t: (B,)."""
+    if settings.loss_weighting == "none":
+        return items
+    return items * snr_weights(t.to(items.device), settings.snr_gamma)
 
 
 def strata_quantiles(count: int, generator: torch.Generator) -> list[float]:

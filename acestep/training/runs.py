@@ -209,15 +209,6 @@ def summarise(run: RunFolder) -> RunSummary:
     )
 
 
-def find_runs(root: Path) -> list[RunFolder]:
-    """The runs directly under `root`, or `root` itself when it is one; oldest first."""
-    root = existing_folder(root, "the folder of runs")
-    if (root / "run.json").is_file():
-        return [RunFolder.open(root)]
-    runs = [RunFolder.open(path.parent) for path in root.glob("*/run.json")]
-    return sorted(runs, key=lambda run: (str(run.record.get("created", "")), run.path.name))
-
-
 def compare(first: RunSummary, second: RunSummary) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs differ."""
     names = [*first.settings, *(name for name in second.settings if name not in first.settings)]

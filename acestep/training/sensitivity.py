@@ -31,7 +31,7 @@ from acestep.model.names import module_to_diffusers, module_to_original
 from acestep.settings import AdapterSettings, TrainSettings
 from acestep.training.data import Batch, Flow, Sample, TrainingData, derived_generator, draw_batch
 from acestep.training.forward import FlowModel
-from acestep.training.objective import snr_weights
+from acestep.training.objective import weighted
 
 FP16_LOSS_SCALE = 1024.0
 """Gradients in fp16 vanish below 6e-8; the loss is made so much larger and the gradients smaller again."""
@@ -118,9 +118,7 @@ def _samples(data: TrainingData, settings: TrainSettings, batches: int) -> Itera
 def _loss(model: FlowModel, batch: Batch, settings: TrainSettings, choice: DeviceChoice) -> torch.Tensor:
     with torch.autocast(model.device.type, dtype=choice.dtype, enabled=choice.precision != "fp32"):
         items = model.item_losses(batch, settings.condition_dropout)
-    if settings.loss_weighting == "min_snr":
-        items = items * snr_weights(batch.t.to(items.device), settings.snr_gamma)
-    return items.mean()
+    return weighted(items, batch.t, settings).mean()
 
 
 @contextmanager
