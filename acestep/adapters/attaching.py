@@ -31,7 +31,7 @@ def attach(transformer: nn.Module, settings: AdapterSettings, modules: Sequence[
     family = FAMILIES[settings.adapter]
     names = find_targets(transformer, settings, modules)
     _refuse_unknown_patterns(settings, names)
-    adapter = family.adapter_class(transformer, names, family.spec.from_settings(settings), settings)
+    adapter = family.adapter_class(transformer, names, family.spec.from_settings(settings))
     for note in adapter.notes:
         _log.warning(note)
     return adapter
@@ -49,13 +49,5 @@ def _refuse_unknown_patterns(settings: AdapterSettings, modules: Sequence[str]) 
 
 
 def attach_spec(transformer: nn.Module, kind: str, spec: Spec, modules: Sequence[str]) -> Adapter:
-    """Attach an adapter as a file describes it. Its settings are the nearest there are."""
-    blocks = {block for block in ("self", "cross") if any(f".{block}_attn." in name for name in modules)}
-    values = {
-        **spec.to_settings(),
-        "attention": blocks.pop() if len(blocks) == 1 else "both",
-        "train_mlp": any(".mlp." in name for name in modules),
-    }
-    # not checked: files of other programs may go beyond the bounds that are offered
-    settings = AdapterSettings.model_construct(**values)
-    return FAMILIES[kind].adapter_class(transformer, modules, spec, settings)
+    """Attach an adapter as a file describes it."""
+    return FAMILIES[kind].adapter_class(transformer, modules, spec)

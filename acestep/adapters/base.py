@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from acestep.adapters.specs import Spec
 from acestep.core.errors import UserError
-from acestep.settings import AdapterSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,13 +27,12 @@ class Adapter(ABC):
     kind: ClassVar[str]
     name: ClassVar[str]
 
-    def __init__(self, transformer: nn.Module, modules: Sequence[str], spec: Spec, settings: AdapterSettings) -> None:
+    def __init__(self, transformer: nn.Module, modules: Sequence[str], spec: Spec) -> None:
         refuse_second(transformer)
         self.transformer = transformer
         self.module_names = tuple(modules)
         """Wrapped modules, diffusers names in model order."""
         self.spec = spec
-        self.settings = settings
         self.notes: tuple[str, ...] = ()
         """What the user should know about this adapter on this model, in sentences."""
         self._strength = 1.0

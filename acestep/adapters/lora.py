@@ -17,7 +17,6 @@ from acestep.adapters.peft_adapter import SLOT, PeftAdapter
 from acestep.adapters.peft_format import peft_key
 from acestep.adapters.specs import LoraSpec, whole_number
 from acestep.model.names import module_to_original
-from acestep.settings import AdapterSettings
 
 
 class LoraAdapter(PeftAdapter):
@@ -29,10 +28,8 @@ class LoraAdapter(PeftAdapter):
     tuner_class = LoraModel
     layer_class = LoraLayer
 
-    def __init__(
-        self, transformer: nn.Module, modules: Sequence[str], spec: LoraSpec, settings: AdapterSettings
-    ) -> None:
-        super().__init__(transformer, modules, spec, settings)
+    def __init__(self, transformer: nn.Module, modules: Sequence[str], spec: LoraSpec) -> None:
+        super().__init__(transformer, modules, spec)
         cast_adapter_dtype(transformer, SLOT)
         if spec.use_dora:
             self._measure_rows()

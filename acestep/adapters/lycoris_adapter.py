@@ -15,7 +15,6 @@ from acestep.adapters.base import Adapter
 from acestep.adapters.lycoris_format import lycoris_name
 from acestep.adapters.specs import LycorisSpec
 from acestep.adapters.targets import assert_wrapped
-from acestep.settings import AdapterSettings
 
 
 def trainable_weights(module: Any) -> Iterator[tuple[str, nn.Parameter]]:
@@ -31,10 +30,8 @@ class LycorisAdapter(Adapter):
     spec: LycorisSpec
     module_class: ClassVar[type[nn.Module]]
 
-    def __init__(
-        self, transformer: nn.Module, modules: Sequence[str], spec: LycorisSpec, settings: AdapterSettings
-    ) -> None:
-        super().__init__(transformer, modules, spec, settings)
+    def __init__(self, transformer: nn.Module, modules: Sequence[str], spec: LycorisSpec) -> None:
+        super().__init__(transformer, modules, spec)
         layers = dict(transformer.named_modules())
         with _quiet_lycoris():
             self._modules = {name: self._made(name, layers[name]) for name in self.module_names}

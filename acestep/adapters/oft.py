@@ -17,7 +17,6 @@ from acestep.adapters.peft_format import peft_key
 from acestep.adapters.specs import OftSpec
 from acestep.core.errors import UserError
 from acestep.model.names import module_to_original
-from acestep.settings import AdapterSettings
 
 
 class Rotation(OFTRotationModule):
@@ -60,12 +59,10 @@ class OftAdapter(PeftAdapter):
     tuner_class = OFTModel
     layer_class = OFTLayer
 
-    def __init__(
-        self, transformer: nn.Module, modules: Sequence[str], spec: OftSpec, settings: AdapterSettings
-    ) -> None:
+    def __init__(self, transformer: nn.Module, modules: Sequence[str], spec: OftSpec) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on block sizes that do not divide a width: `notes` says it once
-            super().__init__(transformer, modules, spec, settings)
+            super().__init__(transformer, modules, spec)
         for layer in self._layers.values():
             layer.oft_R[SLOT] = self._rotation(layer.oft_R[SLOT])
             layer.cast_input_dtype_enabled = False

@@ -12,7 +12,6 @@ from torch import nn
 from acestep.adapters.base import Adapter
 from acestep.adapters.specs import Spec
 from acestep.adapters.targets import assert_wrapped
-from acestep.settings import AdapterSettings
 
 SLOT = "default"
 """Name under which PEFT keeps the one adapter."""
@@ -24,8 +23,8 @@ class PeftAdapter(Adapter):
     tuner_class: ClassVar[type]
     layer_class: ClassVar[type]
 
-    def __init__(self, transformer: nn.Module, modules: Sequence[str], spec: Spec, settings: AdapterSettings) -> None:
-        super().__init__(transformer, modules, spec, settings)
+    def __init__(self, transformer: nn.Module, modules: Sequence[str], spec: Spec) -> None:
+        super().__init__(transformer, modules, spec)
         config = self._config(
             bias="none",
             # PEFT's wrapper for a task would send the model arguments it does not have

@@ -43,10 +43,6 @@ class Spec(BaseModel):
     def from_settings(cls, settings: AdapterSettings) -> Self:
         """The spec of a new adapter."""
 
-    @abstractmethod
-    def to_settings(self) -> dict[str, Any]:
-        """The values of AdapterSettings nearest to this spec."""
-
     @property
     @abstractmethod
     def summary(self) -> str:
@@ -95,18 +91,6 @@ class LoraSpec(Spec):
             rank_pattern=settings.rank_pattern,
             alpha_pattern=dict(settings.alphas_by_module()),
         )
-
-    def to_settings(self) -> dict[str, Any]:
-        return {
-            "adapter": "lora",
-            "rank": self.r,
-            "alpha": self.lora_alpha,
-            "dropout": self.lora_dropout,
-            "rslora": self.use_rslora,
-            "dora": self.use_dora,
-            "rank_pattern": dict(self.rank_pattern),
-            "alpha_pattern": dict(self.alpha_pattern),
-        }
 
     @property
     def summary(self) -> str:
@@ -179,17 +163,6 @@ class LokrSpec(LycorisSpec):
             dropout=settings.lokr_dropout,
         )
 
-    def to_settings(self) -> dict[str, Any]:
-        return {
-            "adapter": "lokr",
-            "lokr_dim": self.linear_dim,
-            "lokr_alpha": self.linear_alpha,
-            "lokr_factor": self.factor,
-            "lokr_decompose_both": self.decompose_both,
-            "lokr_tucker": self.use_tucker,
-            "lokr_dropout": self.dropout,
-        }
-
     @property
     def summary(self) -> str:
         return f"LoKr, factor {self.factor}, dimension {self.linear_dim}"
@@ -201,9 +174,6 @@ class LohaSpec(LycorisSpec):
     @classmethod
     def from_settings(cls, settings: AdapterSettings) -> Self:
         return cls(linear_dim=settings.loha_dim, linear_alpha=settings.loha_alpha)
-
-    def to_settings(self) -> dict[str, Any]:
-        return {"adapter": "loha", "loha_dim": self.linear_dim, "loha_alpha": self.linear_alpha}
 
     @property
     def summary(self) -> str:
@@ -231,14 +201,6 @@ class OftSpec(Spec):
     @classmethod
     def from_settings(cls, settings: AdapterSettings) -> Self:
         return cls(oft_block_size=settings.oft_block_size, coft=settings.oft_constrained, eps=settings.oft_eps)
-
-    def to_settings(self) -> dict[str, Any]:
-        return {
-            "adapter": "oft",
-            "oft_block_size": self.oft_block_size,
-            "oft_constrained": self.coft,
-            "oft_eps": self.eps,
-        }
 
     @property
     def summary(self) -> str:

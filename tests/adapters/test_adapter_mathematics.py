@@ -71,8 +71,8 @@ def oft_delta(weights: Tensor, base: Tensor, size: int, eps: float | None) -> Te
     return result
 
 
-def expected_delta(adapter, name: str, base: Tensor) -> Tensor:
-    original, settings = module_to_original(name), adapter.settings
+def expected_delta(adapter, settings: AdapterSettings, name: str, base: Tensor) -> Tensor:
+    original = module_to_original(name)
     if settings.adapter == "lora":
         prefix = f"base_model.model.{original}."
         own = {key.removeprefix(prefix): t for key, t in adapter.tensors().items() if key.startswith(prefix)}
@@ -96,7 +96,7 @@ def test_weight_delta_is_the_formula_and_merging_it_is_the_adapter(make_transfor
     for name in adapter.module_names:
         layer = merged.get_submodule(name)
         delta = adapter.weight_delta(name)
-        torch.testing.assert_close(delta, expected_delta(adapter, name, layer.weight.detach()))
+        torch.testing.assert_close(delta, expected_delta(adapter, settings, name, layer.weight.detach()))
         assert delta.abs().max() > 1e-3
         layer.weight.data += delta
     with torch.no_grad():
