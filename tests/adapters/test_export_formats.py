@@ -14,7 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from acestep.adapters import Adapter, TriggerTag, attached_adapter, load_adapter, read_adapter_info, save_adapter
+from acestep.adapters import (
+    Adapter,
+    TriggerTag,
+    attach,
+    attached_adapter,
+    load_adapter,
+    read_adapter_info,
+    save_adapter,
+)
 from acestep.adapters.attaching import attach_spec
 from acestep.adapters.exports.checking import check_adapter, check_file
 from acestep.adapters.exports.formats import DIFFUSERS_FILE, ExportOptions, export_adapter
@@ -330,6 +338,15 @@ def test_damaged_exports_are_noticed(make_transformer, attach_random, tmp_path):
     assert len(check(misspelt).left_out) == 8 and not check(misspelt).good
     changed = {**tensors, f"{stem}.lora_up.weight": tensors[f"{stem}.lora_up.weight"] + 0.1}
     assert not check(changed).good
+
+
+def test_a_file_that_does_something_is_no_export_of_an_adapter_that_does_nothing(make_transformer, tmp_path):
+    opened = OpenAdapter(save_adapter(attach(make_transformer(), AdapterSettings(rank=4)), tmp_path / "adapter"))
+    path = export_adapter(opened, "comfyui", tmp_path / "a.safetensors", FP32).path
+    assert check_file(path, opened).good
+    tensors = {name: tensor + 0.1 * name.endswith("lora_up.weight") for name, tensor in load_file(path).items()}
+    save_file(tensors, tmp_path / "other.safetensors")
+    assert not check_file(tmp_path / "other.safetensors", opened).good
 
 
 def test_files_are_checked_without_anything_beside_them(saved, settings, tmp_path):

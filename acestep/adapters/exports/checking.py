@@ -295,7 +295,8 @@ def _compare(
         keys=len(tensors),
         used=len(reading.used & set(tensors)),
         unused=tuple(sorted(set(tensors) - reading.used)),
-        faults=tuple(reading.faults),
+        # without an effect there is nothing to measure a difference by
+        faults=(*reading.faults, *(["the adapter changes nothing, the file does"] if lost and not whole else ())),
         modules=len(reading.deltas),
         smallest_scale=min(scales),
         largest_scale=max(scales),

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from acestep.adapters.files import STORED, SaveDtype, write_adapter_files
 from acestep.adapters.peft_format import CONFIG_FILE
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
+from acestep.core.paths import TEMPORARY_PREFIX
 from acestep.model.names import module_to_original
 from acestep.model.weights import Entry, write_safetensors
 from acestep.settings.export import ExportFormat
@@ -180,9 +182,7 @@ def _own_format(
             finish(folder)
 
     def write(path: Path) -> None:
-        import tempfile
-
-        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as temporary:
             write_adapter_files(adapter.adapter, Path(temporary), adapter.source.tag, options.dtype)
             (Path(temporary) / family.weights_file).replace(path)
 
