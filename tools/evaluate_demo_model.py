@@ -38,6 +38,7 @@ def run_generation(options: argparse.Namespace) -> str:
 
 def run_adaptation(options: argparse.Namespace) -> str:
     from demo_model.evaluate_adaptation import Plan, evaluate_adaptation
+    from demo_model.evaluate_generation import Sampling
 
     plan = Plan(
         style=options.style,
@@ -47,9 +48,7 @@ def run_adaptation(options: argparse.Namespace) -> str:
         seeds=options.seeds,
         played=options.count or 12,
         overfit_factor=options.overfit_factor,
-        steps=options.steps,
-        guidance=options.guidance,
-        shift=options.shift,
+        sampling=Sampling(options.steps, options.guidance, options.shift),
     )
     return evaluate_adaptation(options.checkpoint, plan, options.out, options.processes)
 

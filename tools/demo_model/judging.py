@@ -29,9 +29,9 @@ FLOOR_DB = -60.0
 _FFT, _HOP = 2048, 960  # 43 ms, 20 ms at 48 kHz
 
 
-def key_score(wanted: str, found: str | None) -> float:
+def key_score(wanted: str | None, found: str | None) -> float:
     """MIREX: 1 the same key, 0.5 a fifth up or down, 0.3 the relative, 0.2 the parallel key. Names as "F# minor"."""
-    if found is None:
+    if wanted is None or found is None:
         return 0.0
     tonic, mode = _tonic_and_mode(wanted)
     other, other_mode = _tonic_and_mode(found)
@@ -94,7 +94,10 @@ def _mel_filters() -> np.ndarray:
 
 def statistics_of(samples: np.ndarray) -> np.ndarray:
     """Mean, spread and movement from frame to frame of every band of mid and side.  (2, N) → (3, 2, BANDS) in dB."""
-    bands = log_mel(samples)
+    return _statistics(log_mel(samples))
+
+
+def _statistics(bands: np.ndarray) -> np.ndarray:
     return np.stack([bands.mean(axis=2), bands.std(axis=2), np.abs(np.diff(bands, axis=2)).mean(axis=2)])
 
 
@@ -104,7 +107,7 @@ def features_of(samples: np.ndarray) -> np.ndarray:
     rising = np.maximum(np.diff(bands, axis=2), 0)
     means = bands - bands.mean(axis=1, keepdims=True)
     parts = [
-        statistics_of(samples),
+        _statistics(bands),
         np.quantile(bands, (0.1, 0.5, 0.9, 0.98), axis=2),
         np.quantile(rising, (0.9, 0.98), axis=2),
         (means[:, :, :-4] * means[:, :, 4:]).mean(axis=2),
