@@ -21,7 +21,7 @@ LOWEST_BASS = 33
 LOWEST_VOICE = 57
 _LEAD_RANGE = 16  # semitones
 _SHORTEST_S = 0.16  # shorter lead notes are not written
-_CUT_S = 0.2  # a note that begins less than this before the end is left out
+_CUT_S, _CUT_LEAD_S = 0.02, 0.2  # notes that begin less than this before the end are left out
 _GAP = 0.95  # share of its time that a note sounds
 _REST_SHARE = 0.5  # of the phrases end in a rest
 _HIT_LEVELS = {"X": 1.0, "x": 0.7, "o": 0.4}
@@ -134,7 +134,7 @@ def melody(piece: Piece) -> list[Note]:
                 step = min(chord, key=lambda candidate: (abs(candidate - goal), candidate))
             else:
                 step = min(max(step + dice.choice((-1, 1)), steps[0]), steps[-1])
-            if start_s < piece.duration_s - _CUT_S:
+            if start_s < piece.duration_s - _CUT_LEAD_S:
                 length_s = min(length * eighth_s * _GAP, piece.duration_s - start_s)
                 notes.append(Note(start_s, length_s, piece.midi_note(step, lowest), bar))
     return notes
@@ -173,7 +173,7 @@ def _pattern_notes(piece: Piece, pattern: str, bar: int) -> Iterator[tuple[str, 
         while place + steps < len(pattern) and pattern[place + steps] == "-":
             steps += 1
         start_s = bar * piece.bar_s + place * unit_s
-        if start_s < piece.duration_s:
+        if start_s < piece.duration_s - _CUT_S:
             yield letter, start_s, min(steps * unit_s * _GAP, piece.duration_s - start_s)
 
 
