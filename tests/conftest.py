@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from shared_folders import filled_once
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -22,24 +22,12 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ACESTEP_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
 
 
-def _once(tmp_path_factory: pytest.TempPathFactory, name: str, build) -> Path:
-    """Build a folder once for all test processes of this run."""
-    base = tmp_path_factory.getbasetemp()
-    root = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    folder = root / name
-    with FileLock(root / f"{name}.lock"):
-        if not (folder / ".whole").exists():
-            build(folder)
-            (folder / ".whole").touch()
-    return folder
-
-
 @pytest.fixture(scope="session")
 def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints folder of the tiny demo model, in the original layout. Tests must not write into it."""
     from acestep.model.demo import build_demo_checkpoint
 
-    return _once(tmp_path_factory, "demo-checkpoints", build_demo_checkpoint)
+    return filled_once(tmp_path_factory, "demo-checkpoints", build_demo_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -47,4 +35,4 @@ def demo_songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of short labelled songs. Tests must not write into it."""
     from acestep.dataset.demo import write_demo_songs
 
-    return _once(tmp_path_factory, "demo-songs", write_demo_songs)
+    return filled_once(tmp_path_factory, "demo-songs", write_demo_songs)
