@@ -6,9 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from shared_folders import filled_once
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# how long an example takes says how busy the machine is, and nothing about the program
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
