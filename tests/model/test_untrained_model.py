@@ -1,4 +1,4 @@
-"""The demo checkpoint: complete, the same every time, and something an adapter can learn from."""
+"""The untrained checkpoint: complete, the same every time, and something an adapter can learn from."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from acestep.audio.synth import SongPlan, render
 from acestep.core.errors import UserError
 from acestep.core.paths import content_hash
 from acestep.model.checkpoints import find_checkpoints, resolve_checkpoint
-from acestep.model.demo import build_demo_checkpoint
-from acestep.model.demo_vae import calibration_music
 from acestep.model.loading import (
     load_audio_token_detokenizer,
     load_audio_tokenizer,
@@ -22,6 +20,8 @@ from acestep.model.loading import (
     load_silence_latent,
     load_transformer,
 )
+from acestep.model.untrained import build_untrained_checkpoint
+from acestep.model.untrained_vae import calibration_music
 from acestep.model.vae import encode_audio
 
 
@@ -39,7 +39,7 @@ def hashes(folder):
 def test_it_is_the_same_every_time(demo_checkpoint, tmp_path):
     torch.manual_seed(1234)
     before = torch.random.get_rng_state()
-    again = build_demo_checkpoint(tmp_path / "again")
+    again = build_untrained_checkpoint(tmp_path / "again")
     assert hashes(again) == hashes(demo_checkpoint)
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -49,12 +49,12 @@ def test_it_is_found_like_any_other_model_and_small(demo_checkpoint):
     assert sum(file.stat().st_size for file in demo_checkpoint.rglob("*") if file.is_file()) < 10e6
 
 
-def test_an_existing_demo_is_kept_and_other_folders_are_refused(demo_checkpoint, tmp_path):
+def test_an_existing_one_is_kept_and_other_folders_are_refused(demo_checkpoint, tmp_path):
     before = hashes(demo_checkpoint)
-    assert build_demo_checkpoint(demo_checkpoint) == demo_checkpoint and hashes(demo_checkpoint) == before
+    assert build_untrained_checkpoint(demo_checkpoint) == demo_checkpoint and hashes(demo_checkpoint) == before
     (tmp_path / "mine.txt").write_text("keep me")
-    with pytest.raises(UserError, match="was not made by the demo"):
-        build_demo_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="holds no untrained model"):
+        build_untrained_checkpoint(tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "keep me"
 
 

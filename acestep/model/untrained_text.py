@@ -1,7 +1,8 @@
-"""The demo model's texts: a small byte-level tokenizer, a tiny text encoder and a tiny 5 Hz language model."""
+"""The untrained model's texts: a small byte-level tokenizer, a tiny text encoder and a tiny 5 Hz language model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,16 @@ bpm timesignature keyscale duration language caption genres unknown N/A A B C D 
 """
 
 
-def train_tokenizer(extra_tokens: tuple[str, ...] = (), appends_end: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on the prompt forms and musical words: any text, the same every time.
+def train_tokenizer(
+    extra_tokens: tuple[str, ...] = (),
+    appends_end: bool = True,
+    corpus: Iterable[str] | None = None,
+    vocabulary: int = _VOCABULARY,
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer for any text, the same every time; it knows `corpus` best.
 
-    `appends_end` adds an end token after every text, as the published text encoder's tokenizer does.
+    Without a corpus it is trained on the prompt forms and musical words. `appends_end` adds an end token after every
+    text, as the published text encoder's tokenizer does.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -47,12 +54,12 @@ def train_tokenizer(extra_tokens: tuple[str, ...] = (), appends_end: bool = True
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=[END_OF_TEXT, CHAT_START, CHAT_END],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(_corpus() if corpus is None else corpus, trainer)
     if extra_tokens:
         tokenizer.add_special_tokens(list(extra_tokens))
     if appends_end:
