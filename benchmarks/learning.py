@@ -8,8 +8,8 @@ held-out windows, noise and timesteps for all variants of a seed, so that varian
 training are compared on the same ones. Printed and written: means and spreads over seeds, learning.json with every
 curve, learning.svg with their means.
 
-The demo model has random weights and plays noise. On it this proves that every variant trains, what it costs in time,
-and how steady the measure is; which variant makes better music can only be seen on a real model.
+The demo model is small and knows only synthesised music, but it was trained as the real ones are and plays. Its songs
+are of a style that it does not know.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def demo_inputs(folder: Path) -> tuple[Checkpoint, TensorStore]:
     """The demo model and the tensors of its songs."""
     from acestep.dataset.demo import write_demo_songs
     from acestep.dataset.scan import scan_folder
-    from acestep.model.demo import build_demo_checkpoint
+    from acestep.model.demo import write_demo_checkpoint
     from acestep.preprocess.run import preprocess
     from acestep.settings import PreprocessSettings
 
-    build_demo_checkpoint(folder / "model")
+    write_demo_checkpoint(folder / "model")
     write_demo_songs(folder / "songs")
     checkpoint = resolve_checkpoint(folder / "model")
     preprocess(scan_folder(folder / "songs"), checkpoint, folder / "tensors", PreprocessSettings())

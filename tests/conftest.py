@@ -38,7 +38,7 @@ def _once(tmp_path_factory: pytest.TempPathFactory, name: str, build) -> Path:
 def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints folder of the tiny untrained model, in the original layout. Tests must not write into it.
 
-    It stands for the demo's model, which is larger and slower; `tests/test_shipped_model.py` is about that one.
+    It stands for the demo's model, which is larger and slower; `tests/model/test_demo_model.py` is about that one.
     """
     from acestep.model.untrained import build_untrained_checkpoint
 

@@ -24,6 +24,8 @@ from acestep.model.facts import INSTRUMENTAL
 
 TRIGGER_WORD = "demostyle"
 CSV_NAME = "tempo and key.csv"
+REFERENCE = "Clockwork Bird.wav"
+"""The song that stands for the style where one is played."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def _piece(bpm: int, key: str, mode: str, metre: str, duration_s: float, seed: i
 
 DEMO_SONGS = (
     _toy(
-        "Clockwork Bird.wav",
+        REFERENCE,
         _piece(126, "C", "major", "4", 10, seed=11),
         "Lively tune with bell melody, bright and happy, steady beat",
         "bell music",
