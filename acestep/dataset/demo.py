@@ -53,10 +53,29 @@ class DemoSong:
         return "unknown" if self.lyrics == INSTRUMENTAL else "en"
 
 
-def _toy(name: str, piece: Piece, caption: str, genre: str, labels: str, **file: int) -> DemoSong:
+def _toy(
+    name: str,
+    piece: Piece,
+    caption: str,
+    genre: str,
+    labels: str,
+    sample_rate: int = SAMPLE_RATE,
+    mono: bool = False,
+) -> DemoSong:
     """A song of the demo's style, with the facts of its piece."""
-    facts = (piece.duration_s, piece.bpm, piece.keyscale, piece.timesignature)
-    return DemoSong(name, partial(render_piece, piece), *facts, caption, genre, labels, **file)
+    return DemoSong(
+        name=name,
+        play=partial(render_piece, piece),
+        duration_s=piece.duration_s,
+        bpm=piece.bpm,
+        keyscale=piece.keyscale,
+        timesignature=piece.timesignature,
+        caption=caption,
+        genre=genre,
+        labels=labels,
+        sample_rate=sample_rate,
+        mono=mono,
+    )
 
 
 def _piece(bpm: int, key: str, mode: str, metre: str, duration_s: float, seed: int, lead: str = "musicbox") -> Piece:
