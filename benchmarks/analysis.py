@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402 - after the search path
 import soundfile  # noqa: E402
+from demo_model.judging import key_score  # noqa: E402
 from foreign_songs import missing_tools  # noqa: E402
 from played_pieces import SECONDS, STYLES, Piece, draw_drum_pieces, draw_pieces, make_beatless, play_all  # noqa: E402
 
@@ -153,18 +154,12 @@ class Judged:
     def of(cls, piece: Piece, found: Analysis) -> Judged:
         ratio = (found.bpm.value or math.inf) / piece.tempo
         near = [abs(ratio / other - 1) <= TOLERANCE for other in (1, 2, 1 / 2, 3, 1 / 3)]
-        return cls(near[0], any(near), found.timesignature.value == piece.metre, key_score(piece, found.keyscale.value))
+        key_right = key_score(key_of(piece), found.keyscale.value)
+        return cls(near[0], any(near), found.timesignature.value == piece.metre, key_right)
 
 
-def key_score(piece: Piece, name: str | None) -> float:
-    """MIREX: 1 the same key, 0.5 a fifth away, 0.3 the relative, 0.2 the parallel key."""
-    if name is None or piece.key is None:
-        return 0.0
-    letter, mode = name.split()
-    away = (key.NAMES[mode].index(letter) - piece.tonic) % 12
-    if mode == piece.mode:
-        return {0: 1.0, 5: 0.5, 7: 0.5}.get(away, 0.0)
-    return 0.3 if away == (9 if piece.mode == "major" else 3) else 0.2 if away == 0 else 0.0
+def key_of(piece: Piece) -> str | None:
+    return f"{key.NAMES[piece.mode][piece.tonic]} {piece.mode}" if piece.key else None
 
 
 def share(values: list[Any]) -> float:

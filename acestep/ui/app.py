@@ -143,13 +143,32 @@ class App:
     def open_songs(self, path: Path, job: Job, settings: DatasetSettings | None = None) -> Dataset:
         """Load the dataset in a file or of a folder of songs, take it in hand and remember where it is.
 
-        Edits are kept in that file, or beside the songs of the folder.
+        Edits are kept in that file, or beside the songs of the folder. Those made while it is read stay.
         """
         from acestep.dataset.store import load_dataset
 
+        since = self.labels.revision
         dataset = load_dataset(path, settings, job)
-        self.take_songs(dataset, path)
+        with self.labels.lock:
+            held = self.dataset
+            if held and held.root == dataset.root and self.labels.file == (path if path.is_file() else None):
+                self.labels.carry_over(dataset, since)
+            self.take_songs(dataset, path)
         return dataset
+
+    def read_songs_again(self, job: Job) -> None:
+        """Read the folder of the open songs anew, with what was edited, also while it is read."""
+        from acestep.dataset.store import load_dataset, save_dataset
+
+        desk = self.labels
+        since, held = desk.revision, desk.history.dataset
+        found = load_dataset(held.root, held.settings, job, edits=desk.file)
+        with desk.lock:
+            file, found.settings = desk.file, held.settings  # both may have been changed meanwhile
+            desk.carry_over(found, since)
+            if file is not None:
+                save_dataset(found, file)
+            self.take_songs(found, file or held.root)
 
     def reopen_songs(self) -> None:
         """Open the songs that were open when the app ended, in the background; a place that is gone is left alone."""

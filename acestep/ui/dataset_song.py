@@ -1,7 +1,8 @@
 """The selected song in the Dataset tab: player, every label, what the model will be told. Each change is kept at once.
 
 The hidden part `song` says which song the fields on a page belong to; it goes with every edit, so that a label typed
-for one song can never land in another, however quickly somebody moves on.
+for one song can never land in another, however quickly somebody moves on. The app remembers which song each page was
+given last, so that an answer about the song before, when it comes late, is not drawn into the fields of the next.
 """
 
 from __future__ import annotations
@@ -76,15 +77,15 @@ def _wire(page: Page, wires: Wires, buttons: dict[str, gr.Button]) -> None:
     wires.on(
         wires.parts["table"].select,  # type: ignore[union-attr]
         "pick",
-        lambda picked, **view: pick(app, picked, **view),
-        VIEW,
+        lambda picked, **shown: pick(app, picked, **shown),
+        ["page", *VIEW],
         [*FORM, "order", "table"],
         event_data="picked",
     )
     for name, by in (("previous", -1), ("next", 1)):
-        wires.on(buttons[name].click, name, partial(step, app, by), ["song", *VIEW], FORM)
+        wires.on(buttons[name].click, name, partial(step, app, by), ["song", "page", *VIEW], FORM)
     for name in ("undo", "redo"):
-        wires.on(buttons[name].click, name, partial(move, app, name), ["song"], FORM, **common)
+        wires.on(buttons[name].click, name, partial(move, app, name), ["song", "page"], FORM, **common)
     page.watch(wires, "form", partial(form_sign, app), partial(follow, app), FORM, ["song", "page"])
 
 
@@ -107,8 +108,9 @@ def find_song(app: App, key: str) -> Song:
     return app.labels.song(song_id)
 
 
-def show_song(app: App, song: Song) -> dict[str, Any]:
+def show_song(app: App, song: Song, page: str = "") -> dict[str, Any]:
     """Everything about a song, and remember that it was looked at."""
+    app.labels.look_at(page, song.id)
     if app.workspace.song != song.id:
         app.choose(song=song.id)
     player, trouble = None, []
@@ -161,18 +163,25 @@ def saved_words(app: App, song: Song) -> str:
 
 
 def save_label(app: App, name: str, song: str, page: str, typing: bool = False, **shown: Any) -> dict[str, Any]:
-    """Keep one label as a page shows it. A value that cannot be read is said at its field, and nothing is changed."""
+    """Keep one label as a page shows it. A value that cannot be read is said at its field, and nothing is changed.
+
+    Where the page shows another song by now, nothing is drawn.
+    """
     part, desk = part_of(name), app.labels
     value = shown[part]
     found = find_song(app, song)
     if _same(value, shown_value(found, name)):
         if not typing:
             desk.end_typing()
-        return {part: good(name)}
+        return {} if desk.moved_on(page, found.id) else {part: good(name)}
     try:
         warnings = desk.set_label(found.id, name, value, page, typing)
     except UserError as error:
+        if desk.moved_on(page, found.id):
+            raise
         return {part: gr.update(info=str(error), elem_classes=["setting", "wrong"])}
+    if desk.moved_on(page, found.id):
+        return {}
     # while it is typed, the text on the page is further than the text kept
     field = good(name) if typing else good(name, value=shown_value(found, name))
     return {part: field, **about(app, found, warnings)}
@@ -184,32 +193,32 @@ def _same(typed: Any, kept: Any) -> bool:
     return bool(typed == kept)
 
 
-def pick(app: App, picked: dict[str, str], search: str, show: str, order: list[Any]) -> dict[str, Any]:
+def pick(app: App, picked: dict[str, str], search: str, show: str, order: list[Any], page: str = "") -> dict[str, Any]:
     """A click in the table: on a song shows it, on the head of a column sorts by it."""
     if picked.get("sort"):
         order = turned(order, picked["sort"])
         return {"order": order, **draw_table(app, search, show, order)}
-    return show_song(app, app.labels.song(picked.get("song", "")))
+    return show_song(app, app.labels.song(picked.get("song", "")), page)
 
 
-def step(app: App, by: int, song: str, **view: Any) -> dict[str, Any]:
+def step(app: App, by: int, song: str, page: str = "", **view: Any) -> dict[str, Any]:
     """The song before or after the one shown, in the order of the table."""
     ids = [row.id for row in rows_shown(app, **view)]
     if not ids:
         raise UserError("The table shows no song.", fix="Clear its filter.")
     here = _read_key(song)[2]
     place = ids.index(here) + by if here in ids else 0
-    return show_song(app, app.labels.song(ids[place % len(ids)]))
+    return show_song(app, app.labels.song(ids[place % len(ids)]), page)
 
 
-def move(app: App, way: str, song: str) -> dict[str, Any]:
+def move(app: App, way: str, song: str, page: str = "") -> dict[str, Any]:
     """Undo or redo the last edit, whoever made it, and show the song as it is then."""
     edit = app.labels.undo() if way == "undo" else app.labels.redo()
     names = [after.relative for _, after in edit.draft.songs]
     what = names[0] if len(names) == 1 else f"{len(names)} songs"
     said = f"{'Taken back' if way == 'undo' else 'Made again'}: {edit.draft.title}, {what if names else 'all songs'}."
     found = find_song(app, song)
-    return {**show_song(app, found), **about(app, found, said=said)}
+    return {**show_song(app, found, page), **about(app, found, said=said)}
 
 
 def form_sign(app: App, song: str, page: str) -> Hashable:
@@ -229,7 +238,9 @@ def follow(app: App, song: str, page: str) -> dict[str, Any]:
     ids = [item.id for item in desk.dataset.songs]
     if generation != desk.generation or song_id not in ids:
         wanted = next((one for one in (song_id, app.workspace.song) if one in ids), ids[0])
-        return show_song(app, desk.song(wanted))
+        return show_song(app, desk.song(wanted), page)
+    if desk.moved_on(page, song_id):
+        return {}
     found = desk.song(song_id)
     others = desk.changed_by_others(song_id, page, since)
     return {**{part_of(name): good(name, value=shown_value(found, name)) for name in others}, **about(app, found)}

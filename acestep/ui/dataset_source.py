@@ -94,17 +94,9 @@ def _take(app: App, files: list[Path], name: str) -> dict[str, Any]:
 
 def read_again(app: App) -> dict[str, Any]:
     """Read the folder of the open songs anew, with what was edited: files may have come, gone or changed."""
-    from acestep.dataset.store import load_dataset, save_dataset
-
-    dataset, file = app.labels.history.dataset, app.labels.file
-
-    def read(job: Job) -> None:
-        found = load_dataset(dataset.root, dataset.settings, job, edits=file)
-        if file is not None:
-            save_dataset(found, file)
-        app.take_songs(found, file or dataset.root)
-
-    app.start_work("songs", f"Reading {dataset.settings.name} again", read, dataset.root, light=True)
+    dataset = app.labels.history.dataset
+    title = f"Reading {dataset.settings.name} again"
+    app.start_work("songs", title, app.read_songs_again, dataset.root, light=True)
     return said(BUSY)
 
 
@@ -164,9 +156,14 @@ def write_table(app: App) -> dict[str, Any]:
 
 
 def import_table(app: App, imported: str) -> dict[str, Any]:
-    """Put a table beside the songs and read them again."""
+    """Put a table beside the songs and read them again, in the background."""
     from acestep.dataset.uploads import add_table
 
-    target = add_table(imported, app.labels.history.dataset.root)
-    read_again(app)
-    return {"files_said": f'<p role="status">Copied to {escape(str(target))}. {BUSY}</p>'}
+    root = app.labels.history.dataset.root
+
+    def take(job: Job) -> None:
+        add_table(imported, root)
+        app.read_songs_again(job)
+
+    app.start_work("songs", f"Importing {Path(imported).name}", take, root, light=True)
+    return {"files_said": said(BUSY)["open_said"]}

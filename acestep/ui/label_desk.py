@@ -15,8 +15,11 @@ from typing import Any
 from acestep.core.errors import UserError
 from acestep.dataset.dataset import Dataset
 from acestep.dataset.editing import Draft, Edit, History, set_labels
-from acestep.dataset.song import NOT_SAID, Song
+from acestep.dataset.song import DEFAULT, NOT_SAID, Song
 from acestep.dataset.store import save_dataset
+
+PAGES_KNOWN = 100
+"""Of so many open pages it is known which song they show."""
 
 
 class LabelDesk:
@@ -32,6 +35,7 @@ class LabelDesk:
         self._history: History | None = None
         self._touched: dict[tuple[str, str], tuple[int, str]] = {}
         self._typing: tuple[str, str, str] | None = None
+        self._looked_at: dict[str, str] = {}
 
     @property
     def file(self) -> Path | None:
@@ -55,6 +59,19 @@ class LabelDesk:
             self.saved_at = self._typing = None
             self._touched.clear()
 
+    def carry_over(self, dataset: Dataset, since: int) -> None:
+        """Give a dataset that was read anew what was edited after the revision `since`, while it was read."""
+        with self.lock:
+            read = {song.id: song for song in dataset.songs}
+            for edited in self.dataset.songs if self.dataset else []:
+                song = read.get(edited.id)
+                for name in NOT_SAID:
+                    if song is None or self._touched.get((song.id, name), (0, ""))[0] <= since:
+                        continue
+                    song.set_from(edited.sources.get(name, DEFAULT), name, getattr(edited, name))
+                    if name == "lyrics":
+                        song.timed_lyrics = edited.timed_lyrics
+
     def song(self, song_id: str) -> Song:
         """The song of an id. Raises UserError when the dataset has it no more."""
         songs = self.history.dataset.songs
@@ -62,6 +79,19 @@ class LabelDesk:
         if found is None:
             raise UserError("That song is no longer among the songs that are open.", fix="Choose one from the table.")
         return found
+
+    def look_at(self, page: str, song_id: str) -> None:
+        """Remember which song a page is given to show."""
+        with self.lock:
+            self._looked_at.pop(page, None)  # the page looked at last stands last
+            self._looked_at[page] = song_id
+            if len(self._looked_at) > PAGES_KNOWN:
+                del self._looked_at[next(iter(self._looked_at))]
+
+    def moved_on(self, page: str, song_id: str) -> bool:
+        """Whether a page was given another song by now, so that what is about this one comes too late to be drawn."""
+        with self.lock:
+            return self._looked_at.get(page, song_id) != song_id
 
     def set_label(self, song_id: str, name: str, value: Any, page: str, typing: bool = False) -> list[str]:
         """Set one label as `page` gave it and keep it; returns warnings.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from playwright.sync_api import Page as BrowserPage
 from acestep.captioning import registry
 from acestep.captioning.contract import BackendFacts
 from acestep.core.errors import UserError
+from acestep.dataset import store
+from acestep.dataset.dataset import Dataset
 from acestep.dataset.song import NOT_SAID
 from acestep.settings import CaptionSettings, DatasetSettings
 from acestep.settings.base import SettingsError
@@ -202,6 +205,19 @@ def test_a_late_edit_reaches_the_song_it_was_typed_for(opened: Page, songs: Path
     assert back["label_caption"]["value"] == "For the train"
 
 
+def test_a_late_answer_is_not_drawn_into_the_fields_of_the_next_song(opened: Page, songs: Path) -> None:
+    first = pick(opened)
+    opened.handler("dataset.next")(song=first["song"], page="me", **VIEW)
+    assert edit(opened, first, "caption", "For the train") == {} and on_disk(songs)["caption"] == "For the train"
+    assert edit(opened, first, "caption", "For the train") == {}
+    with pytest.raises(UserError, match="H sharp"):
+        edit(opened, first, "keyscale", "H sharp")
+    edit(opened, first, "genre", "theirs", who="you")
+    assert opened.handler("dataset.form")(song=first["song"], page="me") == {}
+    back = opened.handler("dataset.pick")(picked={"song": first["song"].split(".", 2)[2]}, page="me", **VIEW)
+    assert edit(opened, back, "caption", "Again")["label_caption"]["value"] == "Again"
+
+
 def test_two_pages_see_each_others_edits_but_not_their_own(opened: Page) -> None:
     mine, theirs = pick(opened), pick(opened)
     look = opened.handler("dataset.form")
@@ -210,6 +226,42 @@ def test_two_pages_see_each_others_edits_but_not_their_own(opened: Page) -> None
     assert look(song=theirs["song"], page="you")["label_caption"]["value"] == "Mine"
     here = look(song=mine["song"], page="me")
     assert here["label_genre"]["value"] == "theirs" and "label_caption" not in here
+
+
+@pytest.mark.parametrize("way", ["open", "read_again"])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_what_is_typed_while_the_songs_are_read_stays(
+    opened: Page, songs: Path, way: str, in_file: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_file:
+        opened.handler("dataset.save")(file=str(songs / "mine.json"))
+    place, form, load = opened.app.workspace.songs, pick(opened), store.load_dataset
+
+    def type_at_the_end(*args: Any, **options: Any) -> Dataset:
+        found = load(*args, **options)
+        edit(opened, form, "lyrics", "[00:01.00] typed meanwhile")
+        return found
+
+    monkeypatch.setattr(store, "load_dataset", type_at_the_end)
+    opened.handler(f"dataset.{way}")(**({"songs": place} if way == "open" else {}))
+    finish(opened.app)
+    monkeypatch.undo()
+    for _ in range(2):  # as it stands on the page, and as it is read after a restart
+        form = pick(opened)
+        assert form["label_lyrics"]["value"] == "[00:01.00] typed meanwhile"
+        assert form["label_is_instrumental"]["value"] is False
+        opened.handler("dataset.open")(songs=place)
+        finish(opened.app)
+
+
+def test_a_table_is_not_copied_while_it_cannot_be_read(opened: Page, songs: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("file,caption\nNight Train.mp3,From a table\n")
+    stop = threading.Event()
+    opened.app.background.start("demo", "Making tea", lambda job: stop.wait(PATIENCE_S))
+    with pytest.raises(UserError, match="Making tea"):
+        opened.handler("dataset.import")(imported=str(tmp_path / "new.csv"))
+    stop.set()
+    assert not (songs / "new.csv").exists()
 
 
 def test_a_vanished_song_is_said_and_the_rest_goes_on(opened: Page, songs: Path) -> None:

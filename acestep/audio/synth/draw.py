@@ -15,7 +15,8 @@ from acestep.audio.synth.voice import CONSONANTS, VOWELS
 POOLS = ("base", "held_out", "all")
 """What may be drawn: the base styles, the styles kept back, or any of them."""
 
-TEMPI = (60, 180)
+TEMPI, TEMPI_OF_SIX = (60, 180), (60, 130)
+"""Beats a minute; those of 6/8 have three notes each, and faster ones would blur."""
 DURATIONS_S = (5, 30)
 METRE_SHARES = {"4": 0.55, "3": 0.20, "2": 0.13, "6": 0.12}
 SUNG_SHARE = 0.3
@@ -42,10 +43,10 @@ def draw_piece(seed: int, *, pool: str = "base", duration_s: float | None = None
     if style is not None and style not in styles:
         raise ValueError(f"the pool {pool!r} has no style {style!r}, only {', '.join(styles)}")
     dice = random.Random(f"piece {seed}")
-    bpm = dice.randint(*TEMPI)
     mode = dice.choice(MODES)
     key = dice.choice(NAMES[mode])
     metre = _weighted(dice, METRE_SHARES)
+    bpm = dice.randint(*(TEMPI_OF_SIX if metre == "6" else TEMPI))
     drawn_s, drawn_style = dice.randint(*DURATIONS_S), dice.choice(tuple(styles))
     style = drawn_style if style is None else style
     recipe = styles[style]

@@ -32,7 +32,9 @@ def _thump(length_s: float, from_hz: float, to_hz: float, fall_s: float, decay_s
     return _struck(np.sin(2 * np.pi * np.cumsum(pitch_hz) / SAMPLE_RATE), decay_s)
 
 
-def _noise(seed: int, length_s: float, low_hz: float, high_hz: float, decay_s: float, attack_s: float = 0.001):
+def _noise(
+    seed: int, length_s: float, low_hz: float, high_hz: float, decay_s: float, attack_s: float = 0.001
+) -> np.ndarray:
     return _struck(fixed_noise(seed, round(length_s * SAMPLE_RATE), low_hz, high_hz), decay_s, attack_s)
 
 

@@ -14,7 +14,6 @@ from acestep.audio.synth.voice import sung_note
 STEMS = ("lead", "chord 1", "chord 2", "chord 3", "bass", "low drum", "middle drum", "high drum")
 PEAK = 0.8
 FADE_OUT_S = 0.25
-_SHORTEST_S = 0.02
 _QUIET_SECTIONS = {"intro": 0.8, "outro": 0.8, "verse": 0.9, "chorus": 1.0}
 """How loud lead and chords are in each section."""
 
@@ -77,7 +76,7 @@ def _play_notes(track: np.ndarray, piece: Piece, notes: list[score.Note], timbre
 
 
 def _frames(played: score.Note) -> int:
-    return round(max(played.length_s, _SHORTEST_S) * SAMPLE_RATE)
+    return round(played.length_s * SAMPLE_RATE)
 
 
 def _add(track: np.ndarray, sound: np.ndarray, start_s: float, level: float) -> None:

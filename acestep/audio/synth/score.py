@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from acestep.audio.synth.piece import Piece
 
 PROGRESSIONS = {
-    "major": ((0, 4, 5, 3), (0, 3, 0, 4), (0, 5, 3, 4), (0, 3, 4, 4), (0, 1, 4, 0)),
-    "minor": ((0, 3, 0, 4), (0, 5, 3, 4), (0, 6, 5, 4), (0, 3, 4, 4), (0, 5, 6, 0)),
+    "major": ((0, 4, 5, 3), (0, 5, 3, 4), (0, 3, 4, 4), (0, 1, 4, 0)),
+    "minor": ((0, 3, 4, 0), (0, 5, 3, 4), (0, 6, 5, 4), (0, 3, 4, 4), (0, 5, 6, 0)),
 }
 """Scale steps of the chord roots, one chord a bar; all begin at home."""
 
@@ -21,8 +21,10 @@ LOWEST_BASS = 33
 LOWEST_VOICE = 57
 _LEAD_RANGE = 16  # semitones
 _SHORTEST_S = 0.16  # shorter lead notes are not written
-_CUT_S = 0.2  # a note that begins less than this before the end is left out
+_CUT_S, _CUT_LEAD_S = 0.02, 0.2  # notes that begin less than this before the end are left out
 _GAP = 0.95  # share of its time that a note sounds
+_REST_SHARE = 0.5  # of the phrases end in a rest
+_HIT_LEVELS = {"X": 1.0, "x": 0.7, "o": 0.4}
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,8 @@ def chord_steps(piece: Piece) -> tuple[int, ...]:
     """The scale step of each bar's chord: a progression over and over, and home in the last whole bar."""
     progression = _dice(piece, "chords").choice(PROGRESSIONS[piece.mode])
     steps = [progression[bar % len(progression)] for bar in range(piece.bars)]
-    whole = int(piece.duration_s / piece.bar_s + 1e-9)
-    if whole > 1:
-        steps[whole - 1 :] = [0] * (piece.bars - whole + 1)
-    return tuple(steps)
+    home = max(0, _whole_bars(piece) - 1)
+    return (*steps[:home], *(0 for _ in steps[home:]))
 
 
 def triad(piece: Piece, step: int, lowest: int) -> tuple[int, int, int]:
@@ -92,26 +92,23 @@ def bass_notes(piece: Piece) -> list[Note]:
 
 
 def drum_hits(piece: Piece) -> list[Hit]:
-    """All hits. Intros and outros have no middle drum, choruses an accent on the high one where the bar begins."""
+    """All hits in order of time. Intros and outros have no middle drum."""
     patterns = piece.recipe.patterns[piece.metre]
     hits = []
-    for bar in range(piece.bars):
-        section = piece.section_of(bar)
-        for drum, pattern in enumerate((patterns.low, patterns.middle, patterns.high)):
-            if drum == 1 and section not in LEAD_SECTIONS:
-                continue
-            for place, letter in enumerate(pattern):
-                level = {"X": 1.0, "x": 0.7, "o": 0.4, ".": 0.0}[letter]
-                start_s = (bar + place / len(pattern)) * piece.bar_s
-                if level and start_s < piece.duration_s:
-                    hits.append(Hit(start_s, drum, level))
-    return hits
+    for drum, pattern in enumerate((patterns.low, patterns.middle, patterns.high)):
+        bars = [bar for bar in range(piece.bars) if drum != 1 or piece.section_of(bar) in LEAD_SECTIONS]
+        unit_s = piece.bar_s / len(pattern)
+        for place, letter in enumerate(pattern):
+            if letter != ".":
+                level = _HIT_LEVELS[letter]
+                hits += [Hit(bar * piece.bar_s + place * unit_s, drum, level) for bar in bars]
+    return sorted((hit for hit in hits if hit.start_s < piece.duration_s), key=lambda hit: (hit.start_s, hit.drum))
 
 
 def melody(piece: Piece) -> list[Note]:
     """The lead's notes, sung or not; none for a piece without a lead.
 
-    Every kind of section has a rhythm of two bars; pitches walk from chord note to chord note, and the last whole bar
+    Every kind of section has its rhythm; pitches walk from chord note to chord note, and the last whole bar
     begins at home.
     """
     if piece.lead_timbre is None:
@@ -121,13 +118,13 @@ def melody(piece: Piece) -> list[Note]:
     steps = [step for step in range(-7, 15) if 0 <= piece.midi_note(step, lowest) - lowest <= _LEAD_RANGE]
     step = min((0, 2, 4), key=lambda candidate: abs(candidate - steps[len(steps) // 2]))
     eighth_s = piece.beat_s / piece.eighths_in_beat
-    last_whole = int(piece.duration_s / piece.bar_s + 1e-9) - 1
+    last_whole = _whole_bars(piece) - 1
     notes = []
     for bar, root in enumerate(piece.chords):
         section = piece.section_of(bar)
         if section not in LEAD_SECTIONS:
             continue
-        for place, length in _rhythm(piece, section, bar % 2):
+        for place, length in _rhythm(piece, section, phrase_ends=bar % 2 == 1):
             start_s = bar * piece.bar_s + place * eighth_s
             if place % piece.eighths_in_beat == 0:
                 goal = step + dice.choice((-3, -2, -1, 0, 1, 2, 3))
@@ -137,31 +134,33 @@ def melody(piece: Piece) -> list[Note]:
                 step = min(chord, key=lambda candidate: (abs(candidate - goal), candidate))
             else:
                 step = min(max(step + dice.choice((-1, 1)), steps[0]), steps[-1])
-            if start_s < piece.duration_s - _CUT_S:
+            if start_s < piece.duration_s - _CUT_LEAD_S:
                 length_s = min(length * eighth_s * _GAP, piece.duration_s - start_s)
                 notes.append(Note(start_s, length_s, piece.midi_note(step, lowest), bar))
     return notes
 
 
-def _rhythm(piece: Piece, section: str, parity: int) -> list[tuple[int, int]]:
-    """Notes of one bar as (first eighth, eighths): one on each beat, some divided, some held on."""
-    dice = _dice(piece, f"rhythm {section} {parity}")
-    eighths, recipe = piece.eighths_in_beat, piece.recipe
+def _rhythm(piece: Piece, section: str, phrase_ends: bool) -> list[tuple[int, int]]:
+    """Notes of one bar as (first eighth, eighths): one on each beat, some divided, some held on.
+
+    A bar that ends a phrase may rest on its last beat; else all bars of a kind of section are alike.
+    """
+    dice = _dice(piece, f"rhythm {section}")
+    eighths, recipe, last = piece.eighths_in_beat, piece.recipe, piece.beats_in_bar - 1
     split = recipe.lead_split + (0.15 if section == "chorus" else 0.0) - (0.15 if piece.sung else 0.0)
     if piece.beat_s / eighths < _SHORTEST_S:
         split = 0.0
-    hold = recipe.lead_hold + (0.25 if piece.beat_s < 0.45 else 0.0)
     notes: list[tuple[int, int]] = []
     for beat in range(piece.beats_in_bar):
         place = beat * eighths
-        if notes and notes[-1][1] == eighths and dice.random() < hold:
+        if notes and notes[-1][1] == eighths and dice.random() < recipe.lead_hold:
             notes[-1] = (notes[-1][0], 2 * eighths)
         elif dice.random() < split:
-            first = eighths - 1
-            notes += [(place, first), (place + first, 1)]
-        elif not (parity and beat == piece.beats_in_bar - 1 and dice.random() < 0.5):  # else a phrase ends in a rest
+            notes += [(place, eighths - 1), (place + eighths - 1, 1)]
+        else:
             notes.append((place, eighths))
-    return notes
+    rests = phrase_ends and last > 1 and dice.random() < _REST_SHARE
+    return [note for note in notes if note[0] < last * eighths] if rests else notes
 
 
 def _pattern_notes(piece: Piece, pattern: str, bar: int) -> Iterator[tuple[str, float, float]]:
@@ -174,8 +173,12 @@ def _pattern_notes(piece: Piece, pattern: str, bar: int) -> Iterator[tuple[str, 
         while place + steps < len(pattern) and pattern[place + steps] == "-":
             steps += 1
         start_s = bar * piece.bar_s + place * unit_s
-        if start_s < piece.duration_s:
+        if start_s < piece.duration_s - _CUT_S:
             yield letter, start_s, min(steps * unit_s * _GAP, piece.duration_s - start_s)
+
+
+def _whole_bars(piece: Piece) -> int:
+    return int(piece.duration_s / piece.bar_s + 1e-9)
 
 
 def _dice(piece: Piece, purpose: str) -> random.Random:

@@ -25,6 +25,9 @@ _LOUDNESS_S = 0.3
 _SHORTEST_ATTACK_S = 0.003
 
 
+Partials = tuple[tuple[float, float, float], ...]
+
+
 @dataclass(frozen=True)
 class Timbre:
     """Partials as (frequency ratio, level, seconds to 1/e), and how notes begin and end.
@@ -33,7 +36,7 @@ class Timbre:
     and stay where they are whatever the pitch.
     """
 
-    partials: tuple[tuple[float, float, float], ...]
+    partials: Partials
     attack_s: float = 0.005
     release_s: float = 0.03
     swell_s: float = 0.0
@@ -41,14 +44,14 @@ class Timbre:
     resonances: tuple[tuple[float, float, float], ...] = ()
 
 
-def _harmonics(count: int, slope: float, step: int = 1, decay_s: float = inf, damping: float = 0.0) -> tuple:
+def _harmonics(count: int, slope: float, step: int = 1, decay_s: float = inf, damping: float = 0.0) -> Partials:
     """Multiples of the pitch at level 1 / number ** slope; higher ones die away faster by `damping`."""
     return tuple(
         (float(number), number**-slope, decay_s / (1 + damping * (number - 1))) for number in range(1, count + 1, step)
     )
 
 
-def _pulse(share: float, count: int) -> tuple:
+def _pulse(share: float, count: int) -> Partials:
     """A wave that is up for this share of its period."""
     return tuple((float(number), float(np.sin(pi * number * share)) / number, inf) for number in range(1, count + 1))
 

@@ -39,7 +39,7 @@ TIMBRE_WORDS: dict[str, tuple[str, ...]] = {
     "pulse": ("square wave", "pulse wave"),
 }
 KIT_WORDS: dict[str, tuple[str, ...]] = {
-    "acoustic": ("acoustic drums", "drum kit"),
+    "acoustic": ("live drums", "drum kit"),
     "electronic": ("drum machine", "electronic drums"),
     "brush": ("soft brushes", "quiet drums"),
     "hand": ("hand drums", "tambourine"),

@@ -1,0 +1,252 @@
+"""Does the model play what the prompt says? Unseen prompts, judged as music and by a simple classifier.
+
+Every measure is taken of four things: what the model plays; the synthesiser's own rendering of the same pieces, which
+is the most that can be measured; that rendering through the VAE; and what the model plays against the prompts of other
+pieces, which is chance.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from acestep.audio.analysis import analyze
+from acestep.audio.synth import Piece, draw_piece, render_piece
+from acestep.audio.synth.words import STYLE_WORDS, words_of
+from acestep.audio.write import write_audio
+from acestep.core.device import choose_device
+from acestep.generate import Parts, generate, load_parts
+from acestep.model.checkpoints import resolve_checkpoint
+from acestep.model.vae import decode_latents, encode_audio
+from acestep.settings import GenerateSettings
+from demo_model.judging import (
+    TEMPO_TOLERANCE,
+    Listener,
+    chance_agreement,
+    features_of,
+    key_score,
+    share_of_way,
+    tempo_is_octave,
+    tempo_is_right,
+)
+from demo_model.reports import keep, number, table
+
+FIRST_SEED, FIRST_LISTENED_SEED = 9_600_000, 9_700_000
+DURATION_S = 10.0
+LISTENED = 900
+"""Real pieces the classifiers are trained on."""
+
+SOURCES = ("generated", "synthesiser", "through the VAE")
+KEPT_SOUNDS = 6
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampler values; those left open are the variant's."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    shift: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was heard in one recording; `features` are the classifier's, `lead` and `style` its answers."""
+
+    bpm: float | None
+    keyscale: str | None
+    timesignature: str | None
+    features: np.ndarray
+    lead: str = ""
+    style: str = ""
+
+
+def lead_of(piece: Piece) -> str:
+    return piece.lead_timbre or "none"
+
+
+def names_style(piece: Piece) -> bool:
+    """Whether the caption says the style; now and then one does not."""
+    said = " ".join(words_of(piece.caption))
+    return any(word in said for word in STYLE_WORDS[piece.style])
+
+
+Measure = Callable[[Piece, Found], float]
+OCTAVES = "  counted 2 or 3 times as fast or slow"
+MEASURES: dict[str, Measure] = {
+    f"tempo within {TEMPO_TOLERANCE:.0%}": lambda piece, found: tempo_is_right(piece.bpm, found.bpm),
+    OCTAVES: lambda piece, found: tempo_is_octave(piece.bpm, found.bpm),
+    "key exact": lambda piece, found: key_score(piece.keyscale, found.keyscale) == 1.0,
+    "key, MIREX weights": lambda piece, found: key_score(piece.keyscale, found.keyscale),
+    "metre": lambda piece, found: piece.timesignature == found.timesignature,
+    "lead timbre": lambda piece, found: lead_of(piece) == found.lead,
+    "style": lambda piece, found: piece.style == found.style,
+}
+"""Words, and how right a recording is for a piece, from 0 to 1."""
+
+
+# One piece
+
+
+_loaded: list[Parts] = []
+"""The model of this process."""
+
+
+def _prepare(checkpoint: Path) -> None:
+    torch.set_num_threads(1)
+    _loaded.append(load_parts(resolve_checkpoint(checkpoint), choose_device("cpu")))
+
+
+def _hear_real(seed: int) -> np.ndarray:
+    return features_of(render_piece(draw_piece(seed, duration_s=DURATION_S)))
+
+
+def _play(seed: int, sampling: Sampling, kept: Path | None) -> tuple[dict[str, Found], dict[str, float]]:
+    """What is heard in all recordings of a piece, and the seconds that playing and coding took."""
+    (parts,) = _loaded
+    piece = draw_piece(seed, duration_s=DURATION_S)
+    began = time.perf_counter()
+    generated = generate(parts, request_for(piece, sampling)).samples
+    played = time.perf_counter()
+    original = render_piece(piece)
+    coded_began = time.perf_counter()
+    coded = decode_latents(parts.vae, encode_audio(parts.vae, original, "mean", seed=0))
+    seconds = {"generate": played - began, "encode and decode": time.perf_counter() - coded_began}
+    recordings = dict(zip(SOURCES, (generated, original, coded), strict=True))
+    if kept is not None:
+        for source, samples in recordings.items():
+            write_audio(kept / f"{seed} {source}.wav", samples)
+    return {source: hear(samples) for source, samples in recordings.items()}, seconds
+
+
+def request_for(piece: Piece, sampling: Sampling = Sampling()) -> GenerateSettings:
+    """The prompt of a piece with everything that is known of it; its seed is also that of the noise."""
+    return GenerateSettings(
+        caption=piece.caption,
+        lyrics=piece.lyrics,
+        language=piece.language,
+        bpm=piece.bpm,
+        keyscale=piece.keyscale,
+        timesignature=piece.timesignature,
+        duration_s=piece.duration_s,
+        seed=piece.seed,
+        **asdict(sampling),
+    )
+
+
+def hear(samples: np.ndarray) -> Found:
+    """Tempo, key and metre as `acestep analyze` finds them, and the classifier's features.  (2, N)."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = analyze(write_audio(Path(folder) / "piece.wav", samples))
+    values = found.bpm.value, found.keyscale.value, found.timesignature.value
+    return Found(*values, features=features_of(samples))
+
+
+# All pieces
+
+
+def evaluate_generation(
+    checkpoint: Path, count: int, out: Path, processes: int, sampling: Sampling, listened: int = LISTENED
+) -> str:
+    """Play and judge `count` pieces; writes generation.json and sounds into `out`, returns the table."""
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
+    pieces = [draw_piece(seed, duration_s=DURATION_S) for seed in seeds]
+    began = time.perf_counter()
+    kept = [out / "sounds" if place < KEPT_SOUNDS else None for place in range(count)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_prepare, initargs=(checkpoint,)) as workers:
+        played = list(workers.map(_play, seeds, [sampling] * count, kept))
+        real_seeds = range(FIRST_LISTENED_SEED, FIRST_LISTENED_SEED + listened)
+        real = np.stack(list(workers.map(_hear_real, real_seeds, chunksize=8)))
+    found = {source: [recordings[source] for recordings, _ in played] for source in SOURCES}
+    found = told_by_classifiers(found, real, [draw_piece(seed, duration_s=DURATION_S) for seed in real_seeds])
+    rows = {words: judge(words, pieces, found) for words in MEASURES}
+    seconds = {name: float(np.mean([times[name] for _, times in played])) for name in played[0][1]}
+    heard = [
+        {
+            "seed": piece.seed,
+            "caption": piece.caption,
+            "wanted": [piece.bpm, piece.keyscale, piece.timesignature, lead_of(piece), piece.style],
+            **{source: _values(found[source][place]) for source in SOURCES},
+        }
+        for place, piece in enumerate(pieces)
+    ]
+    facts = {"sampling": asdict(sampling), "seconds": seconds, "measures": rows, "pieces": heard}
+    keep(out / "generation.json", facts)
+    lines = [
+        report(rows),
+        f"{count} pieces of {DURATION_S:g} s; a piece took {seconds['generate']:.1f} s to play in one of {processes} "
+        f"processes; everything took {time.perf_counter() - began:.0f} s",
+    ]
+    return "\n".join(lines)
+
+
+def told_by_classifiers(
+    found: dict[str, list[Found]], real: np.ndarray, real_pieces: Sequence[Piece]
+) -> dict[str, list[Found]]:
+    """The same with lead and style, told by classifiers that learned from real pieces.  real: (pieces, F)."""
+    leads = Listener.trained(real, [lead_of(piece) for piece in real_pieces])
+    styles = Listener.trained(real, [piece.style for piece in real_pieces])
+    told = {}
+    for source, recordings in found.items():
+        features = np.stack([one.features for one in recordings])
+        answers = zip(recordings, leads.tell(features), styles.tell(features), strict=True)
+        told[source] = [replace(one, lead=lead, style=style) for one, lead, style in answers]
+    return told
+
+
+def judge(words: str, pieces: Sequence[Piece], found: dict[str, list[Found]]) -> dict[str, float]:
+    """One measure of all sources, chance, and how far from chance to what is possible; shares from 0 to 1.
+
+    Styles are judged where the caption names one. `way_error` is the standard error of the way over the pieces.
+    """
+    measure = MEASURES[words]
+    places = [place for place, piece in enumerate(pieces) if words != "style" or names_style(piece)]
+    chosen = [pieces[place] for place in places]
+    scores = {
+        source: np.array([measure(pieces[place], recordings[place]) for place in places], dtype=float)
+        for source, recordings in found.items()
+    }
+    generated = [found["generated"][place] for place in places]
+    table_of_all = np.array([[measure(piece, one) for piece in chosen] for one in generated], dtype=float)
+    chance = chance_agreement(table_of_all)
+    means = {source: float(values.mean()) for source, values in scores.items()}
+    row = {**means, "shuffled prompts": chance, "pieces": float(len(places))}
+    row["way"] = share_of_way(means["generated"], chance, means["synthesiser"])
+    row["way_through_vae"] = share_of_way(means["generated"], chance, means["through the VAE"])
+    row["way_error"] = way_error(scores["generated"], scores["synthesiser"], chance)
+    return row
+
+
+def way_error(generated: np.ndarray, ceiling: np.ndarray, chance: float, draws: int = 500) -> float:
+    """Standard error of the share of the way, by drawing the pieces anew."""
+    random = np.random.default_rng(0)
+    chosen = random.integers(0, len(generated), (draws, len(generated)))
+    ways = [share_of_way(float(generated[one].mean()), chance, float(ceiling[one].mean())) for one in chosen]
+    return float(np.nanstd(ways))
+
+
+def report(rows: dict[str, dict[str, float]]) -> str:
+    head = ["", *SOURCES, "shuffled prompts", "way from chance to synthesiser", "to the VAE's"]
+    lines = []
+    for words, row in rows.items():
+        line = [words, *(number(100 * row[source]) for source in (*SOURCES, "shuffled prompts"))]
+        if words == OCTAVES:
+            lines.append([*line, "", ""])
+            continue
+        way = f"{number(100 * row['way'], '.0f')} ± {number(100 * row['way_error'], '.0f')}"
+        lines.append([*line, way, number(100 * row["way_through_vae"], ".0f")])
+    return table(head, lines) + "\nAll numbers in percent."
+
+
+def _values(found: Found) -> list[Any]:
+    return [found.bpm, found.keyscale, found.timesignature, found.lead, found.style]
