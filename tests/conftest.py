@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from shared_folders import filled_once
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -22,18 +22,6 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ACESTEP_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
 
 
-def _once(tmp_path_factory: pytest.TempPathFactory, name: str, build) -> Path:
-    """Build a folder once for all test processes of this run."""
-    base = tmp_path_factory.getbasetemp()
-    root = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    folder = root / name
-    with FileLock(root / f"{name}.lock"):
-        if not (folder / ".whole").exists():
-            build(folder)
-            (folder / ".whole").touch()
-    return folder
-
-
 @pytest.fixture(scope="session")
 def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints folder of the tiny untrained model, in the original layout. Tests must not write into it.
@@ -42,7 +30,7 @@ def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from acestep.model.untrained import build_untrained_checkpoint
 
-    return _once(tmp_path_factory, "demo-checkpoints", build_untrained_checkpoint)
+    return filled_once(tmp_path_factory, "demo-checkpoints", build_untrained_checkpoint)
 
 
 @pytest.fixture(scope="session")
@@ -50,4 +38,4 @@ def demo_songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the eight short labelled songs of `planned_songs.py`. Tests must not write into it."""
     from planned_songs import write_test_songs
 
-    return _once(tmp_path_factory, "demo-songs", write_test_songs)
+    return filled_once(tmp_path_factory, "demo-songs", write_test_songs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import re
 import shlex
@@ -237,11 +239,11 @@ def test_commands_and_options_of_the_documents_exist(path: Path) -> None:
 
 @cache
 def help_of(command: str) -> str:
-    child = subprocess.run(
-        [sys.executable, "-m", "acestep", command, "--help"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert child.returncode == 0, child.stderr
-    return child.stdout
+    from acestep.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert main([command, "--help"]) == 0
+    return shown.getvalue()
 
 
 def test_the_readme_shows_every_step_to_an_adapter() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,36 @@ import pytest
 import soundfile
 from foreign_songs import build_foreign_songs, missing_tools
 
+from acestep.cli import main
+
 SHORT = ["--preset", "demo", "--max-steps", "4", "--validate-every", "2", "--no-tensorboard"]
 
 
+def checked(code: int, wanted: int, output: str, errors: str) -> dict:
+    """The result of a command, which must have ended with the wanted exit code."""
+    assert code == wanted, errors
+    assert "Traceback" not in errors
+    return json.loads(output)
+
+
 def acestep(*arguments: object, code: int = 0) -> dict:
-    """Run a command with --json, require its exit code, and return its result."""
+    """Run a command with --json in a process of its own, require its exit code, and return its result."""
     done = subprocess.run(
         [sys.executable, "-m", "acestep", *map(str, arguments), "--json"], capture_output=True, text=True
     )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return json.loads(done.stdout)
+    return checked(done.returncode, code, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict]:
+    """here("train", ..., code=1): the same in this process, which has all imports behind it."""
+
+    def run(*arguments: object, code: int = 0) -> dict:
+        capsys.readouterr()
+        found = main([*map(str, arguments), "--json"])
+        return checked(found, code, *capsys.readouterr())
+
+    return run
 
 
 def tone(path: Path, seconds: float = 3.0, hertz: float = 220.0) -> Path:
@@ -77,7 +97,7 @@ def test_songs_of_others_go_through_without_special_care(tmp_path: Path, demo_ch
     assert [run["name"] for run in listed["runs"]] == ["run"]
 
 
-def test_one_bad_song_never_stops_the_others(tmp_path: Path, demo_checkpoint: Path) -> None:
+def test_one_bad_song_never_stops_the_others(tmp_path: Path, demo_checkpoint: Path, here: Callable[..., dict]) -> None:
     songs = tmp_path / "songs"
     labelled(songs / "good.wav")
     labelled(songs / "also good.flac", hertz=330)
@@ -85,9 +105,9 @@ def test_one_bad_song_never_stops_the_others(tmp_path: Path, demo_checkpoint: Pa
     (songs / "text.mp3").write_text("these are words, not sound")
     tone(songs / "blink.wav", seconds=0.05)
     soundfile.write(songs / "silent.wav", np.zeros(96_000), 48_000)
-    report = acestep("dataset", songs, code=3)
+    report = here("dataset", songs, code=3)
     assert report["songs"] >= 2
-    encoded = acestep(
+    encoded = here(
         "preprocess", songs, "--model", demo_checkpoint / "acestep-v15-demo", "--out", tmp_path / "t", code=3
     )
     assert encoded["encoded"] == 2
@@ -95,14 +115,16 @@ def test_one_bad_song_never_stops_the_others(tmp_path: Path, demo_checkpoint: Pa
     assert all(name in named for name in ("empty.mp3", "text.mp3", "blink.wav"))
 
 
-def test_a_folder_without_labels_is_refused_in_a_sentence(tmp_path: Path, demo_checkpoint: Path) -> None:
+def test_a_folder_without_labels_is_refused_in_a_sentence(
+    tmp_path: Path, demo_checkpoint: Path, here: Callable[..., dict]
+) -> None:
     tone(tmp_path / "songs" / "bare.wav")
     model = demo_checkpoint / "acestep-v15-demo"
-    error = acestep("preprocess", tmp_path / "songs", "--model", model, "--out", tmp_path / "t", code=1)
+    error = here("preprocess", tmp_path / "songs", "--model", model, "--out", tmp_path / "t", code=1)
     assert "labelled" in error["error"] and "caption" in error["fix"]
 
 
-def test_tensors_of_another_model_are_refused(tmp_path: Path, demo_checkpoint: Path) -> None:
+def test_tensors_of_another_model_are_refused(tmp_path: Path, demo_checkpoint: Path, here: Callable[..., dict]) -> None:
     labelled(tmp_path / "songs" / "one.wav")
     labelled(tmp_path / "songs" / "two.wav", hertz=440)
     other = tmp_path / "other"
@@ -113,20 +135,20 @@ def test_tensors_of_another_model_are_refused(tmp_path: Path, demo_checkpoint: P
     tensors = load_file(weights)
     tensors["encoder.text_projector.weight"] += 1
     save_file(tensors, weights)
-    acestep("preprocess", tmp_path / "songs", "--model", other / "acestep-v15-demo", "--out", tmp_path / "t")
+    here("preprocess", tmp_path / "songs", "--model", other / "acestep-v15-demo", "--out", tmp_path / "t")
     model = demo_checkpoint / "acestep-v15-demo"
-    error = acestep("train", "--model", model, "--tensors", tmp_path / "t", "--out", tmp_path / "run", *SHORT, code=1)
+    error = here("train", "--model", model, "--tensors", tmp_path / "t", "--out", tmp_path / "run", *SHORT, code=1)
     assert "made with" in error["error"]
     assert not (tmp_path / "run").exists()
 
 
-def test_a_truncated_checkpoint_is_named(tmp_path: Path, demo_checkpoint: Path) -> None:
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, demo_checkpoint: Path, here: Callable[..., dict]) -> None:
     labelled(tmp_path / "songs" / "one.wav")
     broken = tmp_path / "broken"
     shutil.copytree(demo_checkpoint, broken)
     weights = broken / "acestep-v15-demo" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    error = acestep(
+    error = here(
         *("preprocess", tmp_path / "songs", "--model", broken / "acestep-v15-demo", "--out", tmp_path / "t"), code=1
     )
     assert "model.safetensors" in error["error"]

@@ -163,14 +163,25 @@ def test_the_real_installation_is_complete() -> None:
 # launch.py
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--share"], ["--host", "0.0.0.0"], ["--mode", "caption", "--share"], ["--mode", "both", "--share"]]
-)
-def test_an_app_for_others_needs_a_password(arguments: list[str], tmp_path: Path) -> None:
-    child = run(sys.executable, str(ROOT / "launch.py"), *arguments, "--port", "0", cwd=tmp_path)
+NEEDS_PASSWORD = "--auth USER:PASSWORD"
+
+
+def test_an_app_for_others_needs_a_password(tmp_path: Path) -> None:
+    child = run(sys.executable, str(ROOT / "launch.py"), "--share", "--port", "0", cwd=tmp_path)
     assert child.returncode == 1
-    assert "--auth USER:PASSWORD" in child.stderr
+    assert NEEDS_PASSWORD in child.stderr
     assert "Traceback" not in child.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--host", "0.0.0.0"], ["--mode", "caption", "--share"], ["--mode", "both", "--share"]]
+)
+def test_every_app_and_every_way_to_others_needs_a_password(
+    arguments: list[str], launcher: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launcher.main([*arguments, "--port", "0", "--project", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert NEEDS_PASSWORD in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("arguments", [["--mode", "sing"], ["--nonsense"], ["--port", "many"]])

@@ -77,7 +77,7 @@ def run(command: Command, options: Any, as_json: bool) -> int:
         say_error("Ended at once.")
         return EXIT_STOPPED
     if not is_main_process():
-        return output.exit_code
+        return 0  # whoever started it ends the other processes where one ends with another code
     print(json.dumps(output.data, indent=1, ensure_ascii=False) if as_json else "\n".join(output.lines), flush=True)
     return output.exit_code
 

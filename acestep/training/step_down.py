@@ -42,6 +42,10 @@ class OutOfRoom(torch.OutOfMemoryError):
         self.frames = frames
 
 
+class NothingLeft(UserError):
+    """A step does not fit, and the settings allow no measure against it, or none is left."""
+
+
 class Economy(Settings):
     """How a run saves memory: as its settings say at first, and less and less generous where that does not fit.
 
@@ -108,7 +112,7 @@ def room_for(session: Session, micro_batches: list[list[Sample]]) -> Iterator[No
 def step_down(session: Session, failure: OutOfRoom) -> tuple[Economy, Path]:
     """Choose and record the next measure; the checkpoint to go on from is written already.
 
-    Raises a UserError where the settings say to stop or nothing is left to do.
+    Raises NothingLeft where the settings say to stop or nothing is left to do.
     """
     settings, step, device = session.settings, session.state.step, session.model.device.type
     seconds = failure.frames / LATENT_RATE
@@ -117,7 +121,7 @@ def step_down(session: Session, failure: OutOfRoom) -> tuple[Economy, Path]:
     )
     measure = session.economy.lowered(failure.windows, failure.frames, device)
     if settings.on_out_of_memory == "stop" or measure is None:
-        raise UserError(
+        raise NothingLeft(
             f"{trouble}.",
             fix=_advice(session, failure.windows, failure.frames),
             detail=f"Everything up to step {step} is saved in {session.run.path}.",

@@ -26,19 +26,19 @@ from acestep.training.checkpoints import resume_point, step_of
 from acestep.training.compiling import compile_blocks, wants_compiling
 from acestep.training.data import EpochOrder, TrainingData, load_data
 from acestep.training.ending import finish, write_what_was_learnt
-from acestep.training.failures import explained
+from acestep.training.failures import explained, lost_a_process
 from acestep.training.forecast import Forecast, expected_of_run
 from acestep.training.loop import Session, fit, save, set_training
 from acestep.training.opening import Inputs, open_session, take_up
 from acestep.training.optimizers import rate_notes
 from acestep.training.plan import Plan
-from acestep.training.processes import start_processes
+from acestep.training.processes import Processes, start_processes
 from acestep.training.recorder import MetricSink, Recorder, SilentRecorder
 from acestep.training.recovery import Diverged
 from acestep.training.requests import remove_requests
 from acestep.training.runs import RunFolder, RunSummary, summarise
 from acestep.training.schedules import warmup_length
-from acestep.training.step_down import RECORD, Economy, OutOfRoom, out_of_memory_elsewhere, step_down
+from acestep.training.step_down import RECORD, Economy, NothingLeft, OutOfRoom, out_of_memory_elsewhere, step_down
 
 CHANGEABLE_ON_RESUME = frozenset(
     [
@@ -66,6 +66,10 @@ Approval = Callable[[Forecast], bool]
 
 class NotApproved(UserError):
     """Whoever was shown what the run will take did not want it."""
+
+
+RAISED_BY_ALL = (Diverged, NothingLeft, NotApproved, Stopped)
+"""What every process of a run raises alike, and the first one tells."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +128,38 @@ def train(
     processes = start_processes(settings, choice)
     identity = _identity(checkpoint, store)
     point = resume_point(resume) if resume else None
-    if processes.is_main:
-        run = _continued(point, settings, identity) if point else _new(out, settings, identity, plan, choice, data)
-    path = processes.from_main(str(run.path) if processes.is_main else "")
-    if not processes.is_main:
-        run = RunFolder.open(Path(path))
+
+    def folder() -> RunFolder:
+        return _continued(point, settings, identity) if point else _new(out, settings, identity, plan, choice, data)
+
+    run = _run_folder(processes, folder)
     try:
         economy = Economy.of(settings)
         inputs = Inputs(checkpoint, store, settings, economy, data, order, plan, choice, processes)
         return _train_in(run, inputs, point, approve, job, started)
+    except Exception as error:
+        told_by_the_first = isinstance(error, RAISED_BY_ALL) or lost_a_process(error.__cause__ or error)
+        if processes.is_main or not told_by_the_first:
+            raise
+        # with any other code Fabric would kill the first process, which may still be writing
+        raise SystemExit(0) from error
     finally:
         run.release()
+
+
+def _run_folder(processes: Processes, make: Callable[[], RunFolder]) -> RunFolder:
+    """The run's folder, made by the first process. Where that is refused, the others have nothing to do or say."""
+    run = None
+    if processes.is_main:
+        try:
+            run = make()
+            return run
+        finally:
+            processes.from_main(str(run.path) if run else "")
+    path = processes.from_main("")
+    if not path:
+        raise SystemExit(0)
+    return RunFolder.open(Path(path))
 
 
 def _economy(run: RunFolder, settings: TrainSettings) -> Economy:

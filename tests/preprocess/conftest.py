@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from preprocess_songs import SETTINGS, write_songs
+from shared_folders import filled_once
 
 from acestep.core.jobs import Job
 from acestep.dataset.dataset import Dataset
@@ -40,7 +41,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_songs(tmp_path_factory.mktemp("tiny songs"))
+    return filled_once(tmp_path_factory, "tiny-songs", write_songs)
 
 
 @pytest.fixture
@@ -70,9 +71,7 @@ def encode(checkpoint: Checkpoint) -> Encode:
 @pytest.fixture(scope="session")
 def encoded_once(tiny_songs: Path, encode: Encode, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tensor folder of the three songs, made in one pass. Not to be changed."""
-    out = tmp_path_factory.mktemp("encoded") / "tensors"
-    encode(tiny_songs, out)
-    return out
+    return filled_once(tmp_path_factory, "tiny-tensors", lambda folder: encode(tiny_songs, folder))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hand_made import short_run
 from safetensors.torch import load_file, save_file
+from shared_folders import filled_once
 
 from acestep.adapters import load_adapter
 from acestep.adapters.exports.checking import check_adapter
@@ -111,16 +112,18 @@ def killed(checkpoint: Checkpoint, eight_songs: TensorStore, tmp_path_factory: p
     """A folder with a run of each kind, each ended by SIGKILL somewhere after its fifth step."""
     if not hasattr(os, "fork"):
         pytest.skip("this system cannot fork")
-    folder = tmp_path_factory.mktemp("killed")
-    given = {
-        "threads": torch.get_num_threads(),
-        "steps": KILLED_AFTER,
-        "model": str(checkpoint.dit),
-        "tensors": str(eight_songs.folder),
-        "runs": {str(folder / kind): adapter_run(kind).model_dump(mode="json") for kind in ADAPTERS},
-    }
-    subprocess.run([sys.executable, "-c", _KILLER, json.dumps(given)], check=True)
-    return folder
+
+    def train_and_kill(folder: Path) -> None:
+        given = {
+            "threads": torch.get_num_threads(),
+            "steps": KILLED_AFTER,
+            "model": str(checkpoint.dit),
+            "tensors": str(eight_songs.folder),
+            "runs": {str(folder / kind): adapter_run(kind).model_dump(mode="json") for kind in ADAPTERS},
+        }
+        subprocess.run([sys.executable, "-c", _KILLER, json.dumps(given)], check=True)
+
+    return filled_once(tmp_path_factory, "killed-runs", train_and_kill)
 
 
 def assert_same_files(first: Path, second: Path) -> None:

@@ -38,10 +38,19 @@ KINDS = [
 ]
 
 
+PLAYED_S = 1.0
+"""Length of a preview; what plays it takes longer for each second than a step of training."""
+
+
 def listened(**changes: object) -> TrainSettings:
-    """A short run that plays two seconds, four sampling steps each."""
-    values: dict[str, object] = {"preview_every_steps": 3, "preview_captions": ["slow piano"], "preview_duration_s": 2}
-    return short_run(**{**values, "preview_steps": 4, **changes})
+    """A short run that plays pieces of one second, four sampling steps each."""
+    values: dict[str, object] = {
+        "preview_every_steps": 3,
+        "preview_captions": ["slow piano"],
+        "preview_duration_s": PLAYED_S,
+        "preview_steps": 4,
+    }
+    return short_run(**{**values, **changes})
 
 
 def at_step(step: int, act: Callable[[Job], object], clock: Callable[[], float] | None = None) -> Job:
@@ -151,7 +160,7 @@ def test_pieces_are_those_that_generation_plays(make_store: MakeStore, checkpoin
             bpm=90,
             keyscale="C major",
             timesignature="3",
-            duration_s=2,
+            duration_s=PLAYED_S,
             seed=seed,
             steps=4,
             shift=2.0,
@@ -167,7 +176,7 @@ def test_pieces_are_those_that_generation_plays(make_store: MakeStore, checkpoin
     events = list(outcome.run.events("preview"))
     assert {event["path"] for event in events} == names
     assert {(event["caption"], event["seed"], event["step"], event["seconds"]) for event in events} == {
-        (caption, seed, 6, 2.0) for caption in captions.values() for seed in (1, 2)
+        (caption, seed, 6, PLAYED_S) for caption in captions.values() for seed in (1, 2)
     }
     assert {(event["strength"], event["base"]) for event in events} == {(0.0, True), (1.0, False), (0.5, False)}
 
@@ -210,7 +219,7 @@ def test_the_first_songs_labels_are_played_where_nothing_is_given(
     store = TensorStore.open(store.folder)
     tag = TriggerTag("handstyle", "prepend")
     song = replace(songs[0], variants={**songs[0].variants, "caption.prepend": 0})
-    assert preview_labels(listened(preview_captions=[]), tag, song) == [replace(labels, duration_s=2.0)]
+    assert preview_labels(listened(preview_captions=[]), tag, song) == [replace(labels, duration_s=PLAYED_S)]
     (other,) = preview_labels(listened(preview_captions=[], preview_bpm=60, preview_lyrics="x"), tag, song)
     assert (other.bpm, other.lyrics, other.keyscale) == (60, "x", "D minor")
     run = train(checkpoint, store, tmp_path / "run", listened(preview_captions=[]), Job()).run

@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hand_made import MakeStore, Shape, short_run
 from safetensors.torch import load_file
 
+from acestep import cli
+from acestep.cli.command import Output
 from acestep.core.events import read_events
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
@@ -88,3 +91,34 @@ def test_errors_of_several_processes_are_one_sentence(
     done = run_two(store.folder, checkpoint, tmp_path / "run", short_run())
     assert done.returncode == 1
     assert "condition encoder" in json.loads(done.stdout)["error"] and "Traceback" not in done.stderr
+
+
+def test_what_all_processes_find_is_told_once_and_by_the_first(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """The others leave with code 0: with another one Fabric kills the first, which still has files to write."""
+    store, out = make_store([Shape(80)] * 4), tmp_path / "two"
+    settings = short_run(
+        validation="none",
+        batch_size=1,
+        gradient_accumulation=2,
+        max_steps=300,
+        learning_rate=1e3,
+        schedule="constant",
+        nan_limit=2,
+    )
+    done = run_two(store.folder, checkpoint, out, settings)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "2 steps in a row" in json.loads(done.stdout)["error"]
+    (end,) = read_events(out / "events.jsonl", "end")
+    assert end["state"] == "failed" and (out / "checkpoints").is_dir()
+    refused = run_two(store.folder, checkpoint, out, settings)  # the first process alone sees the folder
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "already holds a run" in json.loads(refused.stdout)["error"]
+
+
+def test_only_the_first_process_has_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = SimpleNamespace(run=lambda options, job: Output({}, [], 130))
+    assert cli.run(stopped, None, as_json=False) == 130  # type: ignore[arg-type]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert cli.run(stopped, None, as_json=False) == 0  # type: ignore[arg-type]

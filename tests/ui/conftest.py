@@ -9,6 +9,7 @@ import gradio as gr
 import pytest
 from pages import free_port
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from shared_folders import filled_once
 from train_page import write_tensors
 
 from acestep.ui.app import App
@@ -61,6 +62,6 @@ def open_page(browser: Browser) -> Iterator[Callable[[App], Page]]:
 @pytest.fixture(scope="session")
 def demo_tensors(demo_checkpoint: Path, demo_songs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's songs as tensors. Tests must not write into them."""
-    folder = tmp_path_factory.mktemp("demo") / "tensors"
-    write_tensors(demo_checkpoint, demo_songs, folder)
-    return folder
+    return filled_once(
+        tmp_path_factory, "demo-tensors", lambda folder: write_tensors(demo_checkpoint, demo_songs, folder)
+    )

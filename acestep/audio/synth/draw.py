@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 
 from acestep.audio.key import MODES, NAMES
@@ -86,8 +85,3 @@ def _draw_syllables(dice: random.Random, count: int) -> tuple[str, ...]:
 
 def _weighted(dice: random.Random, shares: dict[str, float]) -> str:
     return dice.choices(tuple(shares), weights=tuple(shares.values()))[0]
-
-
-def draw_pieces(seeds: Sequence[int], *, pool: str = "base", duration_s: float | None = None) -> list[Piece]:
-    """One piece for each seed."""
-    return [draw_piece(seed, pool=pool, duration_s=duration_s) for seed in seeds]

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from acestep.audio.synth.timbres import HELD_OUT_TIMBRES
-
 
 @dataclass(frozen=True)
 class Patterns:
@@ -200,8 +198,3 @@ HELD_OUT_STYLES: dict[str, Style] = {
 """Styles that are kept back, so that there is something new to teach."""
 
 STYLES = BASE_STYLES | HELD_OUT_STYLES
-
-
-def is_held_out(style: str, *timbres: str | None) -> bool:
-    """Whether the style or one of the timbres is kept from the base pool."""
-    return style in HELD_OUT_STYLES or any(timbre in HELD_OUT_TIMBRES for timbre in timbres)
