@@ -47,6 +47,7 @@ def run_adaptation(options: argparse.Namespace) -> str:
         longest_s=options.seconds,
         seeds=options.seeds,
         played=options.count or 12,
+        judged=options.judged,
         overfit_factor=options.overfit_factor,
         sampling=Sampling(options.steps, options.guidance, options.shift),
     )
@@ -74,12 +75,18 @@ def main() -> None:
     adaptation.add_argument("--preset", help="a preset for the training; left out: default settings")
     adaptation.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings that win over it")
     adaptation.add_argument("--seconds", type=float, default=120.0, help="the training is stopped after so long")
+    adaptation.add_argument("--judged", type=int, default=16, help="songs whose loss is measured, at most 16")
     adaptation.add_argument("--seeds", type=int, default=3)
     adaptation.add_argument(
         "--overfit-factor", type=int, default=5, help="how many times as many steps show overfitting; 0 leaves it out"
     )
     options = parser.parse_args()
-    print(STAGES[options.stage](options))
+    from acestep.core.errors import UserError
+
+    try:
+        print(STAGES[options.stage](options))
+    except UserError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

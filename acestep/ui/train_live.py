@@ -96,7 +96,8 @@ class RunView:
                 with open(self._file, "rb") as handle:
                     handle.seek(self._offset)
                     new = handle.read()
-            except FileNotFoundError:
+            except FileNotFoundError:  # not begun; or gone: deleted, or stopped before its first step
+                self._forget()
                 return False
             whole = new[: new.rfind(b"\n") + 1]
             self._offset += len(whole)
@@ -267,6 +268,8 @@ def _ending_html(live: Live, view: RunView, state: str) -> str:
         return f'<p class="problem" role="alert">The run failed: {escape(reason)}</p>'
     if state == "interrupted":
         return '<p class="problem">The run was cut off. Resume it to go on from its last checkpoint.</p>'
+    if state == "stopped" and not view.state:
+        return '<p class="quiet">It was stopped before its first step, so nothing is kept.</p>'
     if state in ("finished", "stopped"):
         return f'<p class="good">The adapter is in {escape(str(view.folder / "final"))}: {escape(reason)}.</p>'
     return ""

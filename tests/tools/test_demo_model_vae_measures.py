@@ -36,7 +36,7 @@ def test_the_same_sound_has_no_distance_and_half_of_it_six_db(music: np.ndarray)
     assert max(evaluate_vae.stft_distances_db(music, music).values()) == 0
     noise = 0.3 * np.random.default_rng(0).standard_normal((2, SAMPLE_RATE)).astype(np.float32)
     halved = evaluate_vae.stft_distances_db(noise, noise / 2)
-    assert all(value == pytest.approx(6.02, abs=0.7) for value in halved.values())
+    assert all(5 < value < 6.03 for value in halved.values())  # the floor takes a little
 
 
 def test_a_click_shows(music: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acestep.core.errors import Stopped
 from acestep.core.events import EventLog
+from acestep.core.jobs import Job
 from acestep.training.runs import LOCK_FILE
 from acestep.ui.app import App
 from acestep.ui.train_live import (
@@ -137,6 +140,24 @@ def test_the_state_of_a_run_of_another_program(tmp_path: Path) -> None:
     log.write_bytes(lines_of([*RESUMED, ending]))
     assert "The run failed: ValueError: &lt;no&gt; way" in status_html(live)
     assert run_choices(live) == [(f"{tmp_path.name} (failed)", str(tmp_path))]
+
+
+def test_a_run_stopped_before_its_first_step_is_not_said_to_have_left_anything(tmp_path: Path) -> None:
+    """Such a run takes its folder away again; nothing of it is to be gone on with or to be used."""
+    live = live_of(tmp_path)
+    app, run = live.app, live.app.output / "run"
+    app.choose(run=str(run))
+
+    def work(job: Job) -> None:
+        EventLog(run / "events.jsonl").emit("start", step=0, total_steps=5)
+        assert live.view() is not None
+        shutil.rmtree(run)
+        raise Stopped
+
+    app.start_work("train", "Training", work, run)
+    assert app.background.wait(20)
+    html = status_html(live)
+    assert "stopped before its first step" in html and "final" not in html and "Resume" not in html
 
 
 def test_previews_stand_by_strength_the_base_first(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ from demo_model.evaluate_generation import Sampling, request_for
 from demo_model.judging import statistics_of
 
 SONG_S = 12.0
-JUDGED_SONGS = 16
 FIRST_SEEDS = {"played": 9_810_000, "other": 9_820_000, "style": 9_830_000, "base": 9_840_000}
 """Pieces that are played, other songs of the style, and those whose loss is measured; training songs come before."""
 
@@ -102,7 +101,9 @@ class Songs:
 class Bench:
     """The model without adapter and everything that it and its adapters are compared with."""
 
-    def __init__(self, checkpoint: Checkpoint, style: str, played: int, sampling: Sampling, folder: Path) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, style: str, played: int, judged: int, sampling: Sampling, folder: Path
+    ) -> None:
         self.checkpoint, self.sampling = checkpoint, sampling
         choice = choose_device("cpu")
         self.parts: Parts = load_parts(checkpoint, choice)
@@ -115,12 +116,12 @@ class Bench:
         self.played = style_pieces(style, FIRST_SEEDS["played"], played)
         self.target = self.coded_statistics(self.played)
         self.others = self.coded_statistics(style_pieces(style, FIRST_SEEDS["other"], played))
-        seeds = range(FIRST_SEEDS["base"], FIRST_SEEDS["base"] + max(played, JUDGED_SONGS))
+        seeds = range(FIRST_SEEDS["base"], FIRST_SEEDS["base"] + max(played, judged))
         base = [draw_piece(seed, duration_s=SONG_S) for seed in seeds]
         self.base = self.coded_statistics(base[:played])
-        judged = style_pieces(style, FIRST_SEEDS["style"], JUDGED_SONGS)
-        self.style_songs = self._songs(folder / "judged", judged, TRIGGER_WORD)
-        self.base_songs = self._songs(folder / "base", base[:JUDGED_SONGS], "")
+        others = style_pieces(style, FIRST_SEEDS["style"], judged)
+        self.style_songs = self._songs(folder / "judged", others, TRIGGER_WORD)
+        self.base_songs = self._songs(folder / "base", base[:judged], "")
 
     def _songs(self, folder: Path, pieces: Sequence[Piece], trigger_word: str) -> Songs:
         store = encode_songs(folder, pieces, self.checkpoint, trigger_word)

@@ -49,7 +49,11 @@ CURVE_POINTS = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained and how it is listened to. `longest_s` ends a training; `played` pieces are heard each time."""
+    """What is trained and how it is judged.
+
+    `longest_s` ends a training; `played` pieces are heard each time; of the style and of the base, `judged` songs
+    (at most 16) have their loss measured.
+    """
 
     style: str = "toybox"
     preset: str | None = None
@@ -57,6 +61,7 @@ class Plan:
     longest_s: float = 120.0
     seeds: int = 3
     played: int = 12
+    judged: int = 16
     overfit_factor: int = 5
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -81,7 +86,7 @@ def evaluate_adaptation(checkpoint: Path, plan: Plan, out: Path, threads: int) -
     found = resolve_checkpoint(checkpoint)
     with tempfile.TemporaryDirectory(prefix="acestep-adaptation-") as place:
         folder = Path(place)
-        bench = Bench(found, plan.style, plan.played, plan.sampling, folder)
+        bench = Bench(found, plan.style, plan.played, plan.judged, plan.sampling, folder)
         before = judged(bench)
         stores = {}
         results = []
@@ -91,7 +96,10 @@ def evaluate_adaptation(checkpoint: Path, plan: Plan, out: Path, threads: int) -
             settings = plan.train_settings(seed=seed)
             outcome = train_at_most(bench, stores[seed], folder / f"run {seed}", settings, plan.longest_s)
             results.append(result_of(bench, before, outcome, out if seed == 0 else None))
-            print(f"seed {seed}: held-out loss {before.losses[WITH_TRIGGER]:.4f}, then {results[-1]['loss']:.4f}")
+            print(
+                f"seed {seed}: held-out loss {before.losses[WITH_TRIGGER]:.4f}, then {results[-1]['loss']:.4f}",
+                flush=True,
+            )
         facts = {"plan": asdict(plan), "reference": references(bench, before), "results": results}
         if plan.overfit_factor:
             steps = plan.overfit_factor * int(results[0]["steps"])

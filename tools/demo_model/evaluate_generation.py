@@ -47,6 +47,7 @@ LISTENED = 900
 
 SOURCES = ("generated", "synthesiser", "through the VAE")
 KEPT_SOUNDS = 6
+TOLD_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,18 @@ def evaluate_generation(
     checkpoint: Path, count: int, out: Path, processes: int, sampling: Sampling, listened: int = LISTENED
 ) -> str:
     """Play and judge `count` pieces; writes generation.json and sounds into `out`, returns the table."""
+    resolve_checkpoint(checkpoint)  # a wrong folder is told before processes start
     seeds = range(FIRST_SEED, FIRST_SEED + count)
     pieces = [draw_piece(seed, duration_s=DURATION_S) for seed in seeds]
     began = time.perf_counter()
     kept = [out / "sounds" if place < KEPT_SOUNDS else None for place in range(count)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_prepare, initargs=(checkpoint,)) as workers:
-        played = list(workers.map(_play, seeds, [sampling] * count, kept))
+        played = []
+        for one in workers.map(_play, seeds, [sampling] * count, kept):
+            played.append(one)
+            if len(played) % TOLD_EVERY == 0:
+                print(f"{len(played)} of {count} pieces after {time.perf_counter() - began:.0f} s", flush=True)
         real_seeds = range(FIRST_LISTENED_SEED, FIRST_LISTENED_SEED + listened)
         real = np.stack(list(workers.map(_hear_real, real_seeds, chunksize=8)))
     found = {source: [recordings[source] for recordings, _ in played] for source in SOURCES}
@@ -231,8 +237,9 @@ def way_error(generated: np.ndarray, ceiling: np.ndarray, chance: float, draws: 
     """Standard error of the share of the way, by drawing the pieces anew."""
     random = np.random.default_rng(0)
     chosen = random.integers(0, len(generated), (draws, len(generated)))
-    ways = [share_of_way(float(generated[one].mean()), chance, float(ceiling[one].mean())) for one in chosen]
-    return float(np.nanstd(ways))
+    ways = np.array([share_of_way(generated[one].mean(), chance, ceiling[one].mean()) for one in chosen])
+    known = ways[np.isfinite(ways)]
+    return float(known.std()) if len(known) else float("nan")
 
 
 def report(rows: dict[str, dict[str, float]]) -> str:
