@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from acestep.training.history import run_paths
 from acestep.training.origin import run_adapters, run_of_adapter
 from acestep.ui.app import App
 from acestep.ui.folders import folder_field
-from acestep.ui.page import Page
+from acestep.ui.page import Page, add_drawn, drawn, followed
 from acestep.ui.wiring import Wires
 
 NO_RUN = "no adapter, or one from elsewhere"
@@ -28,17 +29,26 @@ def adapter_field(page: Page, wires: Wires) -> None:
         step = gr.Dropdown(
             label="Its adapters", min_width=200, elem_id=f"{wires.tab}-adapter-step", info="Final, best, or of a step."
         )
-    wires.add(adapter_run=run, adapter_step=step)
-    path = folder_field(app, wires, "adapter", "Adapter folder or file", info="Also one that was not trained here.")
-    about = gr.Markdown(elem_classes=["quiet"], elem_id=f"{wires.tab}-adapter-about")
-    wires.add(adapter_about=about)
-    shown = ["adapter_run", "adapter_step", "adapter", "adapter_about"]
+    about = gr.Markdown(elem_classes=["quiet"], elem_id=f"{wires.tab}-adapter-about", render=False)
+    wires.add(adapter_run=run, adapter_step=step, adapter_about=about)
+    add_drawn(wires, "adapter")
+    lists = ["adapter_run", "adapter_step", "adapter_about"]
 
-    wires.on(run.input, "choose_run", lambda adapter_run: choose_run(app, adapter_run), ["adapter_run"], shown)
-    wires.on(step.input, "choose_step", lambda adapter_step: choose(app, adapter_step), ["adapter_step"], shown)
-    typed = [path.blur, path.submit, wires.parts["adapter_folders"].input]  # type: ignore[union-attr]  # a dropdown
-    wires.on(typed, "choose_adapter", lambda adapter: choose(app, adapter, still_typing=True), ["adapter"], shown)
-    page.watch(wires, "adapter", lambda: choice_sign(app), lambda: show_choice(app), shown)
+    def take(adapter: str) -> dict[str, Any]:
+        return choose(app, adapter, still_typing=True)
+
+    info = "Also one that was not trained here."
+    changes = [*lists, drawn("adapter")]
+    path = folder_field(app, wires, "adapter", "Adapter folder or file", info=info, take=take, changes=changes)
+    about.render()
+    shown, refused = ["adapter", *changes], partial(show_choice, app)
+    by_run, by_step = partial(choose_run, app), lambda adapter_step: choose(app, adapter_step)
+    wires.on(run.input, "choose_run", by_run, ["adapter_run"], shown, refused=refused)
+    wires.on(step.input, "choose_step", by_step, ["adapter_step"], shown, refused=refused)
+    wires.on([path.blur, path.submit], "choose_adapter", take, ["adapter"], shown)
+    page.follow_text(wires, "adapter_path", "adapter", lambda: str(chosen_adapter(app) or ""))
+    held = ["adapter", drawn("adapter")]
+    page.watch(wires, "adapter", lambda **_: choice_sign(app), lambda **shown: follow_choice(app, shown), shown, held)
 
 
 def chosen_adapter(app: App) -> Path | None:
@@ -46,7 +56,7 @@ def chosen_adapter(app: App) -> Path | None:
     chosen = app.workspace
     if chosen.adapter_beside == chosen.run:
         return Path(chosen.adapter) if chosen.adapter else None
-    found = run_adapters(Path(chosen.run))
+    found = run_adapters(Path(chosen.run)) if chosen.run else []
     return found[0].path if found else None
 
 
@@ -81,8 +91,15 @@ def show_choice(app: App) -> dict[str, Any]:
         "adapter_run": gr.update(choices=choices, value=str(run) if run else ""),
         "adapter_step": gr.update(choices=steps, value=str(path) if known else None, visible=bool(steps)),
         "adapter": str(path or ""),
+        drawn("adapter"): str(path or ""),
         "adapter_about": about(app),
     }
+
+
+def follow_choice(app: App, shown: dict[str, Any]) -> dict[str, Any]:
+    """The choice as it is by now; a path that somebody is typing stays, while runs and checkpoints come and go."""
+    updates = show_choice(app)
+    return updates | {"adapter": gr.skip()} | followed("adapter", updates["adapter"], shown)
 
 
 def about(app: App) -> str:
@@ -109,6 +126,8 @@ def choose_run(app: App, adapter_run: str | None) -> dict[str, Any]:
 def choose(app: App, adapter: str | None, still_typing: bool = False) -> dict[str, Any]:
     """Take the adapter at a path, or none. A folder on the way to one is no choice while the user looks around."""
     text = (adapter or "").strip()
+    if still_typing and text == str(chosen_adapter(app) or ""):
+        return {"adapter_about": about(app)}  # leaving the field is no choice
     if text:
         path = app.roots.resolve(text, "Adapter folder or file")
         try:

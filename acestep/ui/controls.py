@@ -17,8 +17,9 @@ from acestep.settings.base import Knob, Settings, fields_of
 
 SPELLED_OUT = {"bpm": "BPM", "ema": "EMA", "snr": "SNR", "lora": "LoRA", "lokr": "LoKr", "loha": "LoHa", "oft": "OFT"}
 SPELLED_OUT |= {"mlp": "MLP", "dora": "DoRA", "rslora": "rsLoRA", "s": "(s)", "keyscale": "key and scale"}
-SPELLED_OUT |= {"to": "program", "dtype": "number format", "dora": "DoRA"}
-SPELLED_OUT |= {"timesignature": "time signature", "tensorboard": "TensorBoard", "id": "ID"}
+SPELLED_OUT |= {"to": "program", "dtype": "number format", "tensorboard": "TensorBoard", "id": "ID"}
+SPELLED_OUT |= {"timesignature": "time signature"}
+"""Words in names of settings that people write otherwise."""
 
 WIDEST_SLIDER = 100
 """Whole numbers over a wider range than this are typed and not slid."""

@@ -172,11 +172,9 @@ def changes_html(draft: Draft, what: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = (
-        {None: "", True: "yes", False: "no"}.get(value, str(value))
-        if not isinstance(value, int) or isinstance(value, bool)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = "" if value is None else str(value)
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
 
 

@@ -10,27 +10,24 @@ from typing import Any
 
 import gradio as gr
 
-from acestep.captioning.batch import ROLES, LabelReport, check_keys, label_dataset, plan_steps
+from acestep.captioning.batch import ROLES, LabelReport, Step, check_keys, label_dataset, plan_steps
 from acestep.captioning.contract import BackendFacts
 from acestep.captioning.outlook import StepOutlook, look_ahead, money
 from acestep.captioning.registry import BACKENDS, backend
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
+from acestep.core.paths import value_hash
 from acestep.dataset.song import Song
 from acestep.settings import CaptionSettings
 from acestep.ui.app import App
 from acestep.ui.controls import Controls, by_group, title_of
+from acestep.ui.dataset_bulk import SONGS as CHOICES
 from acestep.ui.dataset_bulk import chosen_songs
 from acestep.ui.dataset_table import VIEW
 from acestep.ui.page import Page
 from acestep.ui.wiring import Wires
 
-SONGS = [
-    ("all songs", "all"),
-    ("songs without caption and genre", "unlabelled"),
-    ("the songs in the table", "shown"),
-    ("the selected song", "one"),
-]
+SONGS = [(CHOICES[name], name) for name in ("all", "unlabelled", "shown", "one")]
 WHO = tuple(name for name in CaptionSettings.model_fields if name in ROLES)
 """The settings that name a backend."""
 
@@ -72,6 +69,7 @@ def build_labelling(page: Page, wires: Wires) -> Callable[[], None]:
         leave = gr.Button("Leave it", scale=0, min_width=140)
     report = gr.HTML(padding=False, elem_id="label-report")
     wires.add(label_songs=songs, label_plan=plan, label_confirm=confirm, label_report=report, label_about=about, **keys)
+    wires.add(label_asked=gr.State(""))
     return partial(
         _wire, page, wires, controls, list(keys), {"look": look, "start": start, "agree": agree, "leave": leave}
     )
@@ -81,12 +79,12 @@ def _wire(page: Page, wires: Wires, controls: Controls, keys: list[str], buttons
     app, parts = page.app, wires.parts
     settings = [*ROLES, *controls.knobs]
     inputs = [*settings, *keys, "label_songs", "song", *VIEW]
-    outputs = ["label_plan", "label_confirm"]
+    outputs = ["label_plan", "label_confirm", "label_asked"]
     options: dict[str, Any] = {"show_progress": "minimal"}
     wires.on(buttons["look"].click, "label_plan", lambda **s: show_plan(app, controls, s), inputs, outputs, **options)
     wires.on(buttons["start"].click, "label", lambda **s: ask_or_start(app, controls, s), inputs, outputs, **options)
-    wires.on(buttons["agree"].click, "label_agreed", lambda **s: start_labelling(app, controls, s), inputs, outputs)
-    # consent is for the plan that was shown, and for no other songs
+    agreed = [*inputs, "label_asked"]
+    wires.on(buttons["agree"].click, "label_agreed", lambda **s: start_agreed(app, controls, s), agreed, outputs)
     others = [buttons["leave"].click, parts["label_songs"].input]  # type: ignore[union-attr]
     wires.on(others, "label_left", lambda: {**SHUT, "label_plan": ""}, outputs=outputs)
     typed = [parts[name].input for name in settings]  # type: ignore[union-attr]
@@ -224,12 +222,18 @@ def show_plan(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, 
     return plan_updates(look_ahead(plan_steps(songs, settings), settings), settings)
 
 
-def plan_updates(outlook: list[StepOutlook], settings: CaptionSettings, asks: bool = False) -> dict[str, Any]:
-    """The plan in sentences, with the question whether to begin where `asks`."""
+def plan_updates(outlook: list[StepOutlook], settings: CaptionSettings, asked: str = "") -> dict[str, Any]:
+    """The plan in sentences, with the question whether to begin where something is `asked`."""
     items = "".join(f"<li>{escape(' '.join(step.sentences()))}</li>" for step in outlook)
-    question = '<p role="alert"><b>Shall it begin?</b></p>' if asks else ""
+    question = '<p role="alert"><b>Shall it begin?</b></p>' if asked else ""
     text = f'<ul class="plain">{items}</ul>{question}' if items else f'<p role="status">{nothing_due(settings)}</p>'
-    return {"label_plan": text, "label_confirm": gr.update(visible=asks)}
+    return {"label_plan": text, "label_confirm": gr.update(visible=bool(asked)), "label_asked": asked}
+
+
+def question_about(steps: list[Step], settings: CaptionSettings) -> str:
+    """What somebody agrees to: who is asked about which songs, by which settings."""
+    asked = [(step.backend.facts.name, [song.id for song, _ in step.songs]) for step in steps]
+    return value_hash([settings.model_dump(mode="json"), asked])
 
 
 def nothing_due(settings: CaptionSettings) -> str:
@@ -245,9 +249,17 @@ def ask_or_start(app: App, controls: Controls, shown: dict[str, Any]) -> dict[st
     check_keys(steps, keys)
     outlook = look_ahead(steps, settings)
     if any(step.needs_consent for step in outlook):
-        return plan_updates(outlook, settings, asks=True)
+        return plan_updates(outlook, settings, question_about(steps, settings))
     if not steps and settings.instrumental != "yes":
         return plan_updates(outlook, settings)
+    return start_labelling(app, controls, shown)
+
+
+def start_agreed(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, Any]:
+    """Begin what was agreed to; where other songs are chosen by now, or other labels are missing, ask again."""
+    settings, songs, _ = prepare(app, controls, shown)
+    if question_about(plan_steps(songs, settings), settings) != shown["label_asked"]:
+        return ask_or_start(app, controls, shown)
     return start_labelling(app, controls, shown)
 
 
@@ -259,15 +271,12 @@ def start_labelling(app: App, controls: Controls, shown: dict[str, Any]) -> dict
     steps = plan_steps(songs, settings)
     check_keys(steps, keys)
     dataset, file = app.labels.history.dataset, app.labels.file
-    report = LabelReport()
+    report, ids = LabelReport(), [song.id for song in songs]
 
     def label(job: Job) -> LabelReport:
         try:
             return label_dataset(
-                *(dataset, settings, keys, job, [song.id for song in songs]),
-                file=file,
-                report=report,
-                changing=app.labels.labelling,
+                dataset, settings, keys, job, ids, file=file, report=report, changing=app.labels.labelling
             )
         finally:
             with app.labels.lock:  # somebody may have moved the labels into another file meanwhile

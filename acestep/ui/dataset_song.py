@@ -213,11 +213,11 @@ def step(app: App, by: int, song: str, page: str = "", **view: Any) -> dict[str,
 
 def move(app: App, way: str, song: str, page: str = "") -> dict[str, Any]:
     """Undo or redo the last edit, whoever made it, and show the song as it is then."""
+    found = find_song(app, song)  # before anything is done: without it the answer would be an error
     edit = app.labels.undo() if way == "undo" else app.labels.redo()
     names = [after.relative for _, after in edit.draft.songs]
     what = names[0] if len(names) == 1 else f"{len(names)} songs"
     said = f"{'Taken back' if way == 'undo' else 'Made again'}: {edit.draft.title}, {what if names else 'all songs'}."
-    found = find_song(app, song)
     return {**show_song(app, found, page), **about(app, found, said=said)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Hashable
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -23,7 +24,7 @@ from acestep.ui.page import Page
 from acestep.ui.wiring import Wires
 
 SONGS_LABEL = "Folder of songs, or a dataset file"
-BUSY = "Reading the songs; the line above the tabs shows how far it is."
+BUSY = '<p class="quiet" role="status">Reading the songs; the line above the tabs shows how far it is.</p>'
 
 
 def build_open(page: Page, wires: Wires) -> None:
@@ -52,6 +53,7 @@ def build_open(page: Page, wires: Wires) -> None:
     wires.on(again.click, "read_again", partial(read_again, app), outputs=["open_said"])
     wires.on(dropped.upload, "drop", partial(take_dropped, app), ["dropped", "drop_name"], ["dropped", "open_said"])
     page.follow_text(wires, "songs_place", "songs", lambda: app.workspace.songs)
+    page.watch(wires, "open_done", partial(reading_sign, app), partial(show_reading, app), ["open_said", "files_said"])
 
 
 def open_place(app: App, songs: str) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def open_place(app: App, songs: str) -> dict[str, Any]:
     if path.suffix.lower() == ".zip":
         return _take(app, [path], "")
     app.start_work("songs", f"Reading {path.name}", lambda job: app.open_songs(path, job), path, light=True)
-    return said(BUSY)
+    return {"open_said": BUSY}
 
 
 def take_dropped(app: App, dropped: list[str] | None, drop_name: str) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def _take(app: App, files: list[Path], name: str) -> dict[str, Any]:
         app.datasets,
         light=True,
     )
-    return said(BUSY)
+    return {"open_said": BUSY}
 
 
 def read_again(app: App) -> dict[str, Any]:
@@ -97,11 +99,19 @@ def read_again(app: App) -> dict[str, Any]:
     dataset = app.labels.history.dataset
     title = f"Reading {dataset.settings.name} again"
     app.start_work("songs", title, app.read_songs_again, dataset.root, light=True)
-    return said(BUSY)
+    return {"open_said": BUSY}
 
 
-def said(text: str) -> dict[str, Any]:
-    return {"open_said": f'<p class="quiet" role="status">{escape(text)}</p>'}
+def reading_sign(app: App) -> Hashable:
+    work = app.background.current
+    return work and work.kind == "songs" and (work.started, work.state)
+
+
+def show_reading(app: App) -> dict[str, Any]:
+    """What is said while songs are read; how that ended stands above the tabs, whether it went well or not."""
+    work = app.background.current
+    running = work is not None and work.kind == "songs" and work.running
+    return dict.fromkeys(("open_said", "files_said"), BUSY if running else "")
 
 
 # files out and tables in ----------------------------------------------------------------------------------------
@@ -166,4 +176,4 @@ def import_table(app: App, imported: str) -> dict[str, Any]:
         app.read_songs_again(job)
 
     app.start_work("songs", f"Importing {Path(imported).name}", take, root, light=True)
-    return {"files_said": said(BUSY)["open_said"]}
+    return {"files_said": BUSY}

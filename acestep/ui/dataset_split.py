@@ -18,6 +18,7 @@ from acestep.ui.page import Page
 from acestep.ui.wiring import Wires
 
 INPUTS = ["split_length", "split_overlap", "split_silence", "split_folder"]
+SPLITTING = '<p role="status">Splitting; the line above the tabs shows how far it is.</p>'
 
 
 def build_split(page: Page, wires: Wires) -> None:
@@ -61,7 +62,7 @@ def start_split(
         )
 
     app.start_work("split", f"Splitting {dataset.settings.name}", split, folder, keep_model=True)
-    return {"split_report": '<p role="status">Splitting; the line above the tabs shows how far it is.</p>'}
+    return {"split_report": SPLITTING}
 
 
 def split_sign(app: App) -> Hashable:
@@ -72,8 +73,10 @@ def split_sign(app: App) -> Hashable:
 def show_split(app: App) -> dict[str, Any]:
     """What the last splitting did."""
     work = app.background.current
-    if work is None or work.kind != "split" or work.running or work.result is None:
-        return {"split_open": gr.update(visible=False)}
+    if work is None or work.kind != "split":
+        return {"split_open": gr.update(visible=False)}  # what was said of the last splitting stays
+    if work.running or work.result is None:  # how it ended without a result stands above the tabs
+        return {"split_open": gr.update(visible=False), "split_report": SPLITTING if work.running else ""}
     result = work.result
     items = "".join(f"<li>{escape(str(problem))}</li>" for problem in result.problems)
     text = f"<p>{len(result.pieces)} pieces in {escape(str(result.folder))}.</p>"

@@ -55,13 +55,13 @@ def follow_songs(
     app = page.app
     wires.add(opener=opener, facts=facts, desk=desk)
     page.watch(wires, "facts", lambda: app.labels.revision, lambda: {"facts": facts_html(app, nothing_yet)}, ["facts"])
-    page.watch(wires, "desk", lambda: app.labels.generation, lambda: show_desk(app), ["opener", "desk", "open_said"])
+    page.watch(wires, "desk", lambda: app.labels.generation, lambda: show_desk(app), ["opener", "desk"])
 
 
 def show_desk(app: App) -> dict[str, Any]:
     """The sections that need songs, once there are some; the ways to open songs fold away then."""
     opened = app.dataset is not None
-    return {"desk": gr.update(visible=opened), "opener": gr.update(open=not opened), "open_said": ""}
+    return {"desk": gr.update(visible=opened), "opener": gr.update(open=not opened)}
 
 
 def facts_html(app: App, nothing_yet: str = NOTHING_YET) -> str:

@@ -156,10 +156,11 @@ def _build_publish(page: Page, wires: Wires) -> None:
             upload = gr.Button("Upload", variant="primary", scale=0, min_width=130)
             leave = gr.Button("Leave it", scale=0, min_width=130)
     wires.add(hub_folder=folder, repository=name, token=token, private=private, hub_plan=plan, hub_confirm=confirm)
-    asked = ["hub_folder", "repository", "private"]
-    wires.on(look.click, "plan_push", lambda **shown: show_push(app, **shown), asked, ["hub_plan", "hub_confirm"])
-    cleared = ["token", "hub_confirm"]
-    wires.on(upload.click, "push", lambda **shown: start_push(app, **shown), [*asked, "token"], cleared)
+    wires.add(hub_asked=gr.State(""))
+    where, answer = ["hub_folder", "repository", "private"], ["hub_plan", "hub_confirm", "hub_asked"]
+    wires.on(look.click, "plan_push", lambda **shown: show_push(app, **shown), where, answer)
+    given = [*where, "token", "hub_asked"]
+    wires.on(upload.click, "push", lambda **shown: start_push(app, **shown), given, ["token", *answer])
     wires.on(leave.click, "leave", lambda: {"hub_confirm": gr.update(visible=False)}, outputs=["hub_confirm"])
     _result(page, wires, "publish", publish_html)
 
@@ -234,19 +235,18 @@ def start_export(app: App, controls: Controls, shown: dict[str, Any]) -> dict[st
     def write(job: Job) -> Any:
         from acestep.training.origin import export_with_card
 
-        checkpoint = _model_where_needed(app) if adapter.spec.needs_base else None
+        checkpoint = _model_where_needed(app, adapter.path) if adapter.spec.needs_base else None
         return export_with_card(adapter.path, settings, out, checkpoint, job, replace)
 
     app.start_work("export", f"Exporting {out.name}", write, out, keep_model=True)
     return {"confirm": gr.update(visible=False), "doomed": ""}
 
 
-def _model_where_needed(app: App) -> Any:
+def _model_where_needed(app: App, path: Path) -> Any:
     """The chosen model for adapters from elsewhere; a run knows its own."""
     from acestep.model.checkpoints import resolve_checkpoint
     from acestep.training.origin import model_of_adapter
 
-    path = adapter_info(app).path
     if (own := model_of_adapter(path, run_of_adapter(path))) is not None:
         return own
     return resolve_checkpoint(app.workspace.model, needs=()) if app.workspace.model else None
@@ -314,7 +314,7 @@ def start_check(app: App, typed: str, outputs: bool) -> dict[str, Any]:
         from acestep.adapters.exports.formats import ExportOptions
         from acestep.core.device import choose_device
 
-        model = checkpoint or (_model_where_needed(app) if adapter.spec.needs_base else None)
+        model = checkpoint or (_model_where_needed(app, adapter.path) if adapter.spec.needs_base else None)
         choice = choose_device() if checkpoint else None
         options = ExportOptions(settings.dtype, settings.dora, settings.refit_rank)
         return check_path(path or adapter.path, adapter.path if path else None, model, choice, options, job)
@@ -340,14 +340,19 @@ def show_push(app: App, hub_folder: str, repository: str, private: bool) -> dict
     """Say what an upload would take where, and ask."""
     plan = _push_plan(app, hub_folder, repository, private)
     text = f"{plan.summary}: {', '.join(plan.files)}. Upload?"
-    return {"hub_plan": text, "hub_confirm": gr.update(visible=True)}
+    return {"hub_plan": text, "hub_confirm": gr.update(visible=True), "hub_asked": repr(plan)}
 
 
-def start_push(app: App, hub_folder: str, repository: str, private: bool, token: str) -> dict[str, Any]:
-    """Upload in the background. The token lives as long as the upload and is written nowhere."""
+def start_push(app: App, hub_folder: str, repository: str, private: bool, token: str, hub_asked: str) -> dict[str, Any]:
+    """Upload in the background what the user was asked about; where the fields say something else by now, ask again.
+
+    The token lives as long as the upload and is written nowhere.
+    """
     from acestep.adapters.exports.hub import hub_token, push
 
     plan = _push_plan(app, hub_folder, repository, private)
+    if repr(plan) != hub_asked:
+        return show_push(app, hub_folder, repository, private)
     secret = (token or "").strip() or hub_token()
     app.start_work("publish", f"Uploading to {plan.repository}", lambda job: push(plan, secret), plan.folder, True)
     return {"token": "", "hub_confirm": gr.update(visible=False)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,21 @@ from acestep.ui.wiring import Wires
 UP = ".. (one folder up)"
 
 
-def folder_field(app: App, wires: Wires, name: str, label: str, value: str = "", info: str = "") -> gr.Textbox:
-    """Draw the field; its path is the part `name` of the wires. Returns the text field."""
+def folder_field(
+    app: App,
+    wires: Wires,
+    name: str,
+    label: str,
+    info: str = "",
+    take: Callable[[str], dict[str, Any]] = lambda path: {},
+    changes: Iterable[str] = (),
+) -> gr.Textbox:
+    """Draw the field; its path is the part `name` of the wires. Returns the text field.
+
+    A folder that was chosen from the list goes to `take`, which may draw the parts `changes`.
+    """
     with gr.Row(equal_height=True, elem_classes=["folder"]):
-        path = gr.Textbox(value=value, label=label, info=info or None, scale=5, elem_id=f"{wires.tab}-{name}")
+        path = gr.Textbox(label=label, info=info or None, scale=5, elem_id=f"{wires.tab}-{name}")
         browse = gr.Button("Browse", scale=0, min_width=110)
     choices = gr.Dropdown(
         label=f"Folders ({label.lower()})", choices=[], value=None, visible=False, elem_id=f"{wires.tab}-{name}-folders"
@@ -30,10 +42,10 @@ def folder_field(app: App, wires: Wires, name: str, label: str, value: str = "",
 
     def enter(**shown: Any) -> dict[str, Any]:
         chosen = entered(app, shown[name], shown[f"{name}_folders"], label)
-        return {name: str(chosen), f"{name}_folders": listing(app, str(chosen), label)}
+        return {name: str(chosen), f"{name}_folders": listing(app, str(chosen), label), **take(str(chosen))}
 
     wires.on(browse.click, f"{name}_browse", look, [name], outputs)
-    wires.on(choices.input, f"{name}_enter", enter, [name, f"{name}_folders"], outputs)
+    wires.on(choices.input, f"{name}_enter", enter, [name, f"{name}_folders"], [*outputs, *changes])
     return path
 
 

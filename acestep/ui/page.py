@@ -28,6 +28,13 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """The sign of a part that could not be drawn; it is tried again with every look."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Watcher:
     """A part of the page that follows the app: `sign` is cheap and changes when `show` would draw something else.
 
@@ -52,11 +59,13 @@ class Watcher:
                 return sign, {}
             updates = self.show(**shown) or {}
         except UserError as error:
-            return str(error), {} if before == str(error) else {self.wires.problem: problem(str(error), error.detail)}
+            trouble = Trouble(str(error))
+            return trouble, {} if before == trouble else {self.wires.problem: problem(str(error), error.detail)}
         except Exception as error:  # noqa: BLE001 - one broken part must not stop the others: traceback to the log
             _log.exception("%s: %s", self.wires.tab, self.name)
-            return repr(error), {self.wires.problem: problem(f"{BUG} ({type(error).__name__}: {error})")}
-        return sign, {self.wires.parts[part]: update for part, update in updates.items()}
+            return Trouble(repr(error)), {self.wires.problem: problem(f"{BUG} ({type(error).__name__}: {error})")}
+        over = {self.wires.problem: problem("")} if isinstance(before, Trouble) else {}
+        return sign, over | {self.wires.parts[part]: update for part, update in updates.items()}
 
 
 @dataclass
@@ -101,7 +110,8 @@ class Page:
 
     def follow_text(self, wires: Wires, name: str, part: str, wanted: Callable[[], str]) -> None:
         """Let the text field `part` show what `wanted` says, but leave it to whoever has typed into it."""
-        add_drawn(wires, part)
+        if drawn(part) not in wires.parts:
+            add_drawn(wires, part)
         inputs = [part, drawn(part)]
         self.watch(
             wires, name, lambda **_: wanted(), lambda **shown: followed(part, wanted(), shown), inputs, inputs, True
@@ -155,8 +165,8 @@ def drawn(part: str) -> str:
 
 
 def add_drawn(wires: Wires, part: str) -> None:
-    """Let pages know which text of a field is not of their user's typing; now it is the one the field is made with."""
-    wires.add(**{drawn(part): gr.State(getattr(wires.parts[part], "value", None) or "")})
+    """Let pages know which text of a field is not of their user's typing; at first there is none."""
+    wires.add(**{drawn(part): gr.State("")})
 
 
 def followed(part: str, text: str, shown: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +177,7 @@ def followed(part: str, text: str, shown: Mapping[str, Any]) -> dict[str, Any]:
     typed = str(shown.get(part) or "")
     if typed == text:
         return {drawn(part): text}
-    if typed and typed != shown.get(drawn(part)):
+    if typed != shown.get(drawn(part), ""):
         return {drawn(part): typed} if _same_place(typed, text) else {}
     return {part: text, drawn(part): text}
 

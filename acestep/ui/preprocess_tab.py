@@ -18,6 +18,8 @@ from acestep.ui.controls import Controls, by_group
 from acestep.ui.folders import folder_field
 from acestep.ui.page import Page
 
+ENCODING = "Encoding; the line above the tabs shows how far it is. You may close this page."
+
 
 def build_preprocess(page: Page) -> None:
     """Draw the tab and wire it."""
@@ -54,7 +56,7 @@ def build_preprocess(page: Page) -> None:
             settings,
             unseen=True,
         )
-        page.watch(wires, "report", lambda: report_sign(app), lambda: {"report": report_html(app)}, ["report"])
+        page.watch(wires, "report", lambda: report_sign(app), lambda: show_report(app), ["report", "plan"])
 
 
 def tensor_folder(app: App) -> str:
@@ -101,12 +103,19 @@ def start_encoding(app: App, controls: Controls, shown: dict[str, Any]) -> dict[
         return preprocess(dataset, checkpoint, folder, settings, job)
 
     app.start_work("preprocess", f"Encoding {dataset.settings.name}", encode, folder)
-    return {"plan": "Encoding; the line above the tabs shows how far it is. You may close this page."}
+    return {"plan": ENCODING}
 
 
 def report_sign(app: App) -> Hashable:
     work = app.background.current
     return work and work.kind == "preprocess" and (work.started, work.state)
+
+
+def show_report(app: App) -> dict[str, Any]:
+    """While songs are encoded, that they are; then the report in the place of the plan, which holds no more."""
+    work = app.background.current
+    running = work is not None and work.kind == "preprocess" and work.running
+    return {"report": report_html(app), "plan": ENCODING if running else ""}
 
 
 def report_html(app: App) -> str:

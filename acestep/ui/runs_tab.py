@@ -18,6 +18,9 @@ from acestep.ui.run_views import STYLES, charts_html, differences_html, runs_tab
 from acestep.ui.service_tab import problems_html
 from acestep.ui.wiring import Wires
 
+TAKEN_UP = ("interrupted", "stopped", "failed")
+"""States of runs that have not come to their end; a finished one can only be made longer, in Train."""
+
 
 def build_runs(page: Page) -> None:
     """Draw the tab and wire it."""
@@ -60,7 +63,7 @@ def build_runs(page: Page) -> None:
         page.watch(
             wires, "choices", lambda: choices_sign(app), lambda: show_choices(app), ["run", "compared", "details"]
         )
-        shown = ["settings", "differences", "charts"]
+        shown = ["settings", "differences", "charts", "resume"]
         page.watch(wires, "details", lambda: details_sign(app), lambda: show_details(app), shown)
 
 
@@ -76,7 +79,7 @@ def _build_actions(app: App, wires: Wires) -> None:
         with gr.Row():
             sure = gr.Button("Delete it", variant="stop", scale=0, min_width=130)
             keep = gr.Button("Keep it", scale=0, min_width=130)
-    wires.add(done=done, doomed=doomed, confirm=confirm, question=question)
+    wires.add(resume=resume, done=done, doomed=doomed, confirm=confirm, question=question)
     hide = {"confirm": gr.update(visible=False)}
     wires.on(opened.click, "open", lambda run: open_run(app, run), ["run"], ["done"])
     wires.on(resume.click, "resume", lambda run: resume_run(app, run), ["run"], ["done"])
@@ -156,13 +159,16 @@ def details_sign(app: App) -> Hashable:
 
 
 def show_details(app: App) -> dict[str, Any]:
-    """Settings, differences and curves of the chosen runs."""
+    """Settings, differences and curves of the chosen runs, and whether the first can go on."""
     runs = chosen_runs(app)
     if not runs:
         return {"settings": "", "differences": "", "charts": ""}
+    summaries = [summarise(run) for run in runs]
+    goes_on = summaries[0].state in TAKEN_UP and runs[0].checkpoints.is_dir()
     return {
         "settings": settings_html(runs[0]),
-        "differences": differences_html([summarise(run) for run in runs]),
+        "differences": differences_html(summaries),
+        "resume": gr.update(visible=goes_on),
         **show_charts(app),
     }
 
@@ -179,13 +185,13 @@ def chosen_runs(app: App) -> list[RunFolder]:
 def _chosen_paths(app: App) -> list[Path]:
     """The run chosen here, else the open one, else the newest; then those compared with it."""
     there = {str(path) for path in run_paths(app.output)}
-    first = next((path for path in (app.workspace.looked_at, app.workspace.run) if path in there), None)
-    if first is None:
-        summaries = app.history.summaries or app.history.read(app.output)[0]
-        first = next((summary.path for summary in summaries if summary.path in there), None)
+    summaries = app.history.summaries or app.history.read(app.output)[0]
+    readable = [summary.path for summary in summaries if summary.path in there]
+    wanted = [path for path in (app.workspace.looked_at, app.workspace.run) if path in readable]
+    first = next(iter([*wanted, *readable]), None)
     if first is None:
         return []
-    others = [path for path in app.workspace.compared if path in there and path != first]
+    others = [path for path in app.workspace.compared if path in readable and path != first]
     return [Path(path) for path in [first, *others]]
 
 
@@ -224,11 +230,6 @@ def open_run(app: App, run: str | None) -> dict[str, Any]:
 def resume_run(app: App, run: str | None) -> dict[str, Any]:
     """Go on with a run that has not come to its end."""
     path = run_path(app, run)
-    if summarise(RunFolder.open(path)).state == "finished":
-        raise UserError(
-            f"The run {path.name} is finished.",
-            fix=f"Start a new one, or make it longer: acestep train --resume {path} --max-steps N.",
-        )
     training_work.resume_run(app, path)
     return said(f"{path.name} goes on; the line above the tabs shows how far it is. You may close this page.")
 

@@ -57,7 +57,14 @@ def _build_models(page: Page, wires: Wires) -> None:
         ["checkpoints"],
         ["models", "trouble"],
     )
-    wires.on(models.input, "choose", lambda models: choose_model(app, models), ["models"])
+    wires.on(
+        models.input,
+        "choose",
+        lambda models: choose_model(app, models),
+        ["models"],
+        ["models"],
+        refused=lambda: {"models": app.workspace.model or None},
+    )
     page.follow_text(wires, "folder", "checkpoints", lambda: str(models_folder(app)))
     page.watch(wires, "models", lambda: models_sign(app), lambda: show_models(app), ["models", "trouble"])
 
@@ -84,7 +91,8 @@ def _build_download(app: App, wires: Wires) -> None:
         show_progress="minimal",
     )
     wires.on(fetch.click, "download", lambda variant: begin_download(app, variant), ["variant"], ["confirm"])
-    wires.on(leave.click, "leave_download", lambda: {"confirm": gr.update(visible=False)}, outputs=["confirm"])
+    others = [leave.click, variant.input]  # consent is for the variant that was shown
+    wires.on(others, "leave_download", lambda: {"confirm": gr.update(visible=False)}, outputs=["confirm"])
 
 
 def build_machine(page: Page, wires: Wires) -> None:

@@ -27,7 +27,7 @@ def build_train(page: Page) -> None:
         with gr.Tabs(elem_id="train-parts") as parts:
             with gr.Tab("Set up", id="form"), gr.Row(elem_classes=["setup"]):
                 with gr.Column(scale=7, min_width=320):
-                    folder_field(app, wires, "tensors", "Tensor folder", app.workspace.tensors)
+                    folder_field(app, wires, "tensors", "Tensor folder")
                     wires.add(facts=gr.HTML(elem_id="train-facts", padding=False))
                     _draw_presets(wires)
                     _draw_settings(form, wires)

@@ -17,7 +17,7 @@ from acestep.core.paths import inside
 from acestep.settings import TrainSettings
 from acestep.settings.command_line import options_of
 from acestep.training.requests import ask
-from acestep.training.runs import RunFolder, new_run_path
+from acestep.training.runs import RunFolder, new_run_path, summarise
 from acestep.ui.app import App
 from acestep.ui.train_live import RunView
 
@@ -42,7 +42,8 @@ def start_run(app: App, settings: TrainSettings, name: str = "") -> Path:
 def resume_run(app: App, point: Path, changes: dict[str, Any] | None = None) -> Path:
     """Go on with a run, or from one of its checkpoints, with the settings it recorded and `changes` to them.
 
-    Raises UserError where its model or tensors are gone. Which settings may change is the run's own rule.
+    Raises UserError where its model or tensors are gone, and for a finished run without changes, which would do
+    nothing. Which settings may change is the run's own rule.
     """
     from acestep.model.checkpoints import resolve_checkpoint
     from acestep.preprocess.store import TensorStore
@@ -50,6 +51,12 @@ def resume_run(app: App, point: Path, changes: dict[str, Any] | None = None) -> 
     run = RunFolder.open(point)
     if run.is_running():
         raise UserError(f"The run {run.path.name} is running.", fix="Wait for it or stop it first.")
+    if not changes and point.resolve() == run.path and summarise(run).state == "finished":
+        raise UserError(
+            f"The run {run.path.name} is finished.",
+            fix="To train it for longer, open it, raise the length in the form of Train, and resume it there with "
+            "the form's length.",
+        )
     recorded = run.record.get("settings", {})
     settings = TrainSettings.parse({**recorded, **(changes or {})}, str(run.path / "run.json"))
     model = app.roots.resolve(run.record["model"]["path"], f"The model of {run.path.name}")

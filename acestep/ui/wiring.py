@@ -56,12 +56,14 @@ class Wires:
         inputs: Iterable[str] = (),
         outputs: Iterable[str] = (),
         event_data: str = "",
+        refused: Callable[[], Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> Any:
         """When `event` happens (a click, a change, or a list of them), call `handler` with the named inputs.
 
         A UserError is shown in the tab's problem line and at the fields it names; any other error goes to the log
         with its traceback. What the event itself tells goes in under the name `event_data`, if one is given.
+        `refused` gives what to draw after a UserError, where the page would go on to show a choice that was not taken.
         Returns gradio's dependency, for `.then`.
         """
         self.handlers[name] = handler
@@ -74,12 +76,12 @@ class Wires:
                 updates = handler(**dict(zip(inputs, values, strict=True)), **told) or {}
             except UserError as error:
                 fields = error.fields if isinstance(error, SettingsError) else {}
-                return {self.problem: problem(str(error), error.detail), **self._marks(marked, fields)}
+                restored = self._named(refused() if refused else {})
+                return {self.problem: problem(str(error), error.detail), **self._marks(marked, fields), **restored}
             except Exception as error:  # noqa: BLE001 - the edge of a request: traceback to the log, a word to the page
                 _log.exception("%s: %s", self.tab, name)
                 return {self.problem: problem(f"{BUG} ({type(error).__name__}: {error})")}
-            named = {self.parts[part]: update for part, update in updates.items()}
-            return {self.problem: problem(""), **self._marks(marked, {}), **named}
+            return {self.problem: problem(""), **self._marks(marked, {}), **self._named(updates)}
 
         def call_with_event(event: gr.EventData, *values: Any) -> dict[Any, Any]:
             return call(*values, **{event_data: event._data})
@@ -92,6 +94,9 @@ class Wires:
             api_name=f"{self.tab}_{name}",
             **{"show_progress": "hidden", **options},
         )
+
+    def _named(self, updates: Mapping[str, Any]) -> dict[Any, Any]:
+        return {self.parts[part]: update for part, update in updates.items()}
 
     def _marks(self, marked: list[Controls], problems: Mapping[str, str]) -> dict[Any, Any]:
         """Updates that put each problem at its field and take away those of before."""

@@ -112,6 +112,12 @@ def press(page: Page, tab: str, button: str, **values: Any) -> dict[str, Any]:
     return dict(page.handler(f"{tab}.{button}")(**shown(page, tab, **values)) or {})
 
 
+def agree(page: Page, **values: Any) -> dict[str, Any]:
+    """Ask for labels and agree to what is asked."""
+    asked = press(page, "songs", "label", **values)
+    return press(page, "songs", "label_agreed", **values, label_asked=asked["label_asked"])
+
+
 @pytest.mark.parametrize(("module", "tab"), [(captioner_ui, "songs"), (lora_training_ui, "dataset")])
 def test_analysis_labels_songs_from_both_apps(module: ModuleType, tab: str, app: App, songs: Path) -> None:
     page = opened(module.build(app)[1], tab, songs)
@@ -138,9 +144,22 @@ def test_songs_are_sent_only_after_consent_and_the_key_goes_nowhere_else(
     asked = press(page, "songs", "label", caption_by="slow", SLOW_KEY=SECRET)
     assert asked["label_confirm"]["visible"] and "3 songs leaves this computer" in asked["label_plan"]
     assert "goes to A slow service" in asked["label_plan"] and not slow.keys and not captioner.background.busy
-    press(page, "songs", "label_agreed", caption_by="slow", SLOW_KEY=SECRET)
+    press(page, "songs", "label_agreed", caption_by="slow", SLOW_KEY=SECRET, label_asked=asked["label_asked"])
     assert finish(captioner).labelled == 3 and slow.keys == [SECRET]
     assert not any(SECRET.encode() in path.read_bytes() for path in captioner.project.rglob("*") if path.is_file())
+
+
+def test_consent_to_some_songs_is_none_to_others(captioner: App, songs: Path, slow: Slow) -> None:
+    page = opened(captioner_ui.build(captioner)[1], "songs", songs)
+    values = {"caption_by": "slow", "SLOW_KEY": SECRET, "label_songs": "shown"}
+    asked = press(page, "songs", "label", **values, search="Night")
+    assert "1 song leaves this computer" in asked["label_plan"]
+    for search in ("", "Glass"):
+        again = press(page, "songs", "label_agreed", **values, search=search, label_asked=asked["label_asked"])
+        assert again["label_confirm"]["visible"] and not captioner.background.busy and not slow.keys
+    assert "1 song leaves" in again["label_plan"]
+    press(page, "songs", "label_agreed", **values, search="Glass", label_asked=again["label_asked"])
+    assert finish(captioner).told[0].song == "Glass City.flac"
 
 
 def test_what_is_typed_while_a_song_is_under_way_stays(captioner: App, songs: Path, slow: Slow) -> None:
@@ -148,7 +167,7 @@ def test_what_is_typed_while_a_song_is_under_way_stays(captioner: App, songs: Pa
     assert captioner.dataset
     ids = {song.path.name: song.id for song in captioner.dataset.songs}
     slow.before = lambda song: captioner.labels.set_label(ids[song.path.name], "caption", "By hand", "me") and None
-    press(page, "songs", "label_agreed", caption_by="slow", SLOW_KEY=SECRET)
+    agree(page, caption_by="slow", SLOW_KEY=SECRET)
     assert finish(captioner).told == []
     assert {song.caption for song in captioner.dataset.songs} == {"By hand"}
     assert {song.sources["caption"] for song in captioner.dataset.songs} == {EDITED}
@@ -168,13 +187,13 @@ def test_pages_follow_every_song_and_a_stopped_run_goes_on(captioner: App, songs
     first = captioner.dataset and captioner.dataset.songs[0]
     assert first
     form = page.handler("songs.pick")(picked={"song": first.id, "sort": ""}, **VIEW)
-    press(page, "songs", "label_agreed", **values)
+    agree(page, **values)
     assert finish(captioner, "stopped").labelled == 2
     assert "1 labels written" in seen[1] or "1 labels" in seen[1]
     followed = page.handler("songs.form")(song=form["song"], page="me")
     assert followed["label_caption"]["value"] == f"heard {first.path.name}" and "player" not in followed
     assert "go on with the rest" in page.handler("songs.label_done")()["label_report"]
-    press(page, "songs", "label_agreed", **values)
+    agree(page, **values)
     assert finish(captioner).labelled == 1
 
 
@@ -186,7 +205,7 @@ def test_trouble_with_single_songs_is_listed_and_never_a_label(captioner: App, s
             raise UserError("It is <b>too</b> quiet.")
 
     slow.before = refuse
-    press(page, "songs", "label_agreed", caption_by="slow", SLOW_KEY=SECRET)
+    agree(page, caption_by="slow", SLOW_KEY=SECRET)
     finish(captioner)
     report = page.handler("songs.label_done")()["label_report"]
     assert "1 songs failed" in report and "Glass City.flac" in report and "&lt;b&gt;" in report

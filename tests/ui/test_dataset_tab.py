@@ -145,6 +145,9 @@ def test_an_edit_is_on_disk_at_once_and_undo_takes_it_back(opened: Page, songs: 
     assert back["label_caption"]["value"].startswith("Driving") and "Taken back" in back["saved"]
     assert untouched(songs, demo_songs)
     assert opened.handler("dataset.redo")(song=form["song"])["label_caption"]["value"] == "A slow train"
+    with pytest.raises(UserError, match="No song is chosen"):
+        opened.handler("dataset.undo")(song="")
+    assert on_disk(songs)["caption"] == "A slow train", "what is refused is not done"
 
 
 def test_leaving_a_field_as_it_was_changes_nothing(opened: Page, songs: Path, demo_songs: Path) -> None:
@@ -400,6 +403,21 @@ def test_long_songs_are_split_and_the_pieces_opened(opened: Page) -> None:
     finish(opened.app)
     assert opened.app.dataset and opened.app.dataset.root == Path(place)
     assert all(song.labeled for song in opened.app.dataset.songs)
+
+
+def test_what_is_said_while_work_goes_on_ends_with_it_even_where_it_fails(page: Page, songs: Path) -> None:
+    (page.app.project / "empty").mkdir()
+    said = page.handler("dataset.open")(songs=str(page.app.project / "empty"))
+    assert "Reading the songs" in said["open_said"] and "No audio found" in failure(page.app)
+    assert page.handler("dataset.open_done")() == {"open_said": "", "files_said": ""}
+    page.handler("dataset.open")(songs=str(songs))
+    finish(page.app)
+    place = page.app.project / "pieces"
+    place.write_text("no folder")
+    values = {"split_length": 5, "split_overlap": 0, "split_silence": False, "split_folder": str(place)}
+    assert "Splitting" in page.handler("dataset.split")(**values)["split_report"]
+    assert failure(page.app)
+    assert page.handler("dataset.split_done")()["split_report"] == ""
 
 
 class Ear:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from acestep.adapters.exports.hub import PushPlan
 from acestep.core.errors import UserError
+from acestep.core.jobs import Job
 from acestep.model.checkpoints import resolve_checkpoint
 from acestep.settings.export import ExportSettings
 from acestep.ui.app import App
@@ -61,9 +62,7 @@ def test_an_adapter_is_written_for_each_program(page: Page) -> None:
     with safe_open(file, framework="np") as opened:
         assert {opened.get_slice(name).get_dtype() for name in opened.keys()} == {"F32"}  # noqa: SIM118
     assert page.app.workspace.export == ExportSettings(dtype="fp32", card=True)
-    page.handler("export.choose_step")(
-        adapter_step=str(page.app.output / "run_a" / "checkpoints" / "step_000010")
-    )
+    page.handler("export.choose_step")(adapter_step=str(page.app.output / "run_a" / "checkpoints" / "step_000010"))
     html = write(page, to="peft")
     folder = exports / "run_a_step_000010_peft"
     assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -78,9 +77,7 @@ def test_nothing_is_overwritten_unasked(page: Page) -> None:
     app, exports = page.app, page.app.output / "exports"
     write(page, target="mine.safetensors")
     before = (exports / "mine.safetensors").read_bytes()
-    page.handler("export.choose_step")(
-        adapter_step=str(app.output / "run_a" / "checkpoints" / "step_000010")
-    )
+    page.handler("export.choose_step")(adapter_step=str(app.output / "run_a" / "checkpoints" / "step_000010"))
     asked = page.handler("export.write")(**shown("mine.safetensors"))
     assert "Replace it?" in asked["question"] and not app.background.busy
     assert (exports / "mine.safetensors").read_bytes() == before
@@ -135,6 +132,18 @@ def test_checks_are_shown_in_words(tmp_path: Path, demo_checkpoint: Path) -> Non
         page.handler("export.check")(check_path="nowhere", outputs=False)
 
 
+def test_an_export_is_of_the_adapter_that_was_chosen_when_it_began(
+    tmp_path: Path, demo_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = app_with_runs(tmp_path / "project", demo_checkpoint, ("run_d", DORA))
+    page, begun = build(app)[1], []
+    monkeypatch.setattr(app, "start_work", lambda kind, title, function, *rest, **options: begun.append(function))
+    page.handler("export.write")(**shown(to="comfyui"))
+    page.handler("export.choose_run")(adapter_run="")
+    begun[0](Job())
+    assert (app.output / "exports" / "run_d_final_comfyui.safetensors").is_file()
+
+
 def test_the_card_is_shown_and_does_nothing(page: Page) -> None:
     text = page.handler("export.card_text")()["card_text"]
     assert text.lstrip().startswith("# blues") and "zork" in text and "tags:" not in text
@@ -161,8 +170,11 @@ def test_publishing_asks_and_keeps_no_token(page: Page, monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="user/name"):
         page.handler("export.plan_push")(**{**form, "repository": "a b"})
     with pytest.raises(UserError, match="token"):
-        page.handler("export.push")(**form, token="")
-    cleared = page.handler("export.push")(**form, token="hf_secret")
+        page.handler("export.push")(**form, token="", hub_asked=asked["hub_asked"])
+    for other in ({"repository": "me/jazz"}, {"private": False}, {"hub_folder": str(app.output / "run_a" / "best")}):
+        again = page.handler("export.push")(**{**form, **other}, token="hf_secret", hub_asked=asked["hub_asked"])
+        assert again["hub_confirm"]["visible"] and again["hub_asked"] != asked["hub_asked"] and not app.background.busy
+    cleared = page.handler("export.push")(**form, token="hf_secret", hub_asked=asked["hub_asked"])
     finish(app)
     assert cleared["token"] == "" and sent[0][1] == "hf_secret" and sent[0][0].private
     assert "huggingface.co/me/blues" in page.handler("export.publish_result")()["publish_result"]

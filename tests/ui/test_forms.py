@@ -90,7 +90,14 @@ def test_a_path_being_typed_is_left_alone_and_followed_again_when_it_was_taken(a
 
 @pytest.mark.parametrize(
     ("typed", "before", "field"),
-    [("", "", "new"), ("old", "old", "new"), ("typed", "old", None), ("new", "old", None), ("\0", "old", None)],
+    [
+        ("", "", "new"),
+        ("old", "old", "new"),
+        ("typed", "old", None),
+        ("", "old", None),
+        ("new", "old", None),
+        ("\0", "old", None),
+    ],
 )
 def test_a_field_is_drawn_where_nobody_has_typed(typed: str, before: str, field: str | None) -> None:
     assert followed("path", "new", {"path": typed, drawn("path"): before}).get("path") == field

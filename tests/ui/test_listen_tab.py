@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from adapter_pages import LOKR, LORA, app_with_runs, finish
 from playwright.sync_api import Page as BrowserPage
@@ -116,6 +117,49 @@ def test_the_adapter_is_that_of_the_open_run_until_another_is_chosen(page: Page)
         page.handler("listen.choose_adapter")(adapter="/etc")
     with pytest.raises(UserError, match="does not exist"):
         page.handler("listen.choose_adapter")(adapter=str(app.project / "nowhere"))
+
+
+def test_a_path_that_is_typed_stays_while_runs_move_on(page: Page) -> None:
+    root, look = page.app.output, page.handler("listen.adapter")
+    final = str(root / "run_a" / "final")
+    typing = look(adapter="/somewhere/el", adapter_drawn=final)
+    assert typing["adapter"] == gr.skip() and typing["adapter_step"]["value"] == final
+    page.handler("runs.open")(run=str(root / "run_b"))
+    assert look(adapter=final, adapter_drawn=final)["adapter"] == str(root / "run_b" / "final")
+    page.handler("listen.choose_adapter")(adapter=str(root / "run_b" / "final"))
+    assert page.app.workspace.adapter_beside == "", "leaving the field as it was is no choice"
+
+
+def test_browsing_chooses_the_adapter_it_comes_to(app: App) -> None:
+    blocks, page = build(app)
+    enter, run = page.handler("listen.adapter_enter"), app.output / "run_b"
+    on_the_way = enter(adapter=str(run), adapter_folders="checkpoints")
+    assert on_the_way["adapter"] == str(run / "checkpoints") and not app.workspace.adapter
+    found = enter(adapter=str(run), adapter_folders="best")
+    assert found["adapter"] == app.workspace.adapter == str(run / "best") and "LoKr" in found["adapter_about"]
+    folders = page.tabs["listen"].parts["adapter_folders"]
+    listening = [fn for fn in blocks.fns.values() if (folders._id, "input") in fn.targets]
+    assert len(listening) == 1, "another would see the path of before"
+
+
+def test_a_run_that_was_refused_is_not_shown_as_chosen(app: App) -> None:
+    blocks, page = build(app)
+    (app.output / "new").mkdir()
+    (app.output / "new" / "run.json").write_text('{"schema_version": 1}')
+    choose = next(fn for fn in blocks.fns.values() if fn.api_name == "listen_choose_run")
+    wires = page.tabs["listen"]
+    answer = choose.fn(str(app.output / "new"))
+    assert "left no adapter" in answer[wires.problem]["value"]
+    assert answer[wires.parts["adapter_run"]]["value"] == str(app.output / "run_a")
+
+
+def test_without_a_run_no_adapter_is_found_in_the_folder_of_the_program(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "final").mkdir()
+    monkeypatch.chdir(tmp_path)
+    page.app.choose(run="", adapter="", adapter_beside="a run that was deleted")
+    assert page.handler("listen.adapter")(adapter="before", adapter_drawn="before")["adapter"] == ""
 
 
 def test_the_prompt_is_filled_from_a_song_and_with_the_trigger_word(page: Page, demo_songs: Path) -> None:

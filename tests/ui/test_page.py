@@ -94,14 +94,21 @@ def test_a_part_that_cannot_be_drawn_does_not_stop_the_others(app: App) -> None:
         wires = page.wires("frame")
         wires.add(one=gr.Textbox(), two=gr.Textbox())
 
+    gone = [True]
+
     def refuse() -> None:
-        raise UserError("The run is gone.")
+        if gone:
+            raise UserError("The run is gone.")
 
     page.watch(wires, "one", lambda: 1, refuse, ["one"])
     page.watch(wires, "two", lambda: 1, lambda: {"two": "here"}, ["two"])
     signs, updates = zip(*(watcher.look(None) for watcher in page.watchers), strict=True)
     assert updates[0][wires.problem]["value"] == "The run is gone." and updates[1] == {wires.parts["two"]: "here"}
     assert page.watchers[0].look(signs[0])[1] == {}, "the same trouble is said once"
+    gone.clear()
+    sign, over = page.watchers[0].look(signs[0])
+    assert not over[wires.problem]["visible"], "and no longer than it lasts"
+    assert page.watchers[0].look(sign)[1] == {}
 
 
 def test_every_window_shows_the_same_work_and_can_stop_it(

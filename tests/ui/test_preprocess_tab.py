@@ -87,7 +87,8 @@ def test_every_setting_reaches_the_tensors(
     assert {name: getattr(info, name) for name in recorded} == {name: AWAY[name] for name in recorded}
     assert report.two_pass and report.device.startswith("cpu")
     assert "Encoding with 2 processes on cpu" in "\n".join(work.lines)
-    assert "2 encoded, 0 unchanged, 0 failed" in page.handler("preprocess.report")()["report"]
+    done = page.handler("preprocess.report")()
+    assert "2 encoded, 0 unchanged, 0 failed" in done["report"] and done["plan"] == ""
     assert (
         "2 songs are encoded already, 0 are to do"
         in page.handler("preprocess.plan")(**shown(settings, tensors))["plan"]

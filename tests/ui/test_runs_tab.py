@@ -180,9 +180,38 @@ def test_what_is_no_run_is_never_deleted(runs_app: App, tmp_path: Path) -> None:
     assert songs.is_dir() and (tmp_path / "elsewhere" / "run" / "run.json").is_file()
 
 
+def test_only_a_run_that_has_not_come_to_its_end_is_offered_to_go_on(page: Page) -> None:
+    app, states = page.app, {"one": "finished", "second": "interrupted", "third": "stopped", "fourth": "failed"}
+    for name in ("third", "fourth"):
+        write_run(app.output, name, state=states[name])
+    for name in states:
+        (app.output / name / "checkpoints").mkdir()
+    offered = {}
+    for name in states:
+        page.handler("runs.choose")(run=str(app.output / name), compared=[])
+        page.handler("runs.choices")()
+        offered[name] = page.handler("runs.details")()["resume"]["visible"]
+    assert offered == {"one": False, "second": True, "third": True, "fourth": True}
+    RunFolder.open(app.output / "fourth").event_log().emit("resume", step=4, total_steps=10)
+    (app.output / "fourth" / "checkpoints").rmdir()
+    assert not page.handler("runs.details")()["resume"]["visible"], "nothing is there to go on from"
+
+
+def test_an_open_run_that_cannot_be_read_does_not_hide_the_others(page: Page) -> None:
+    app = page.app
+    for name in ("broken", "odd"):
+        app.choose(run=str(app.output / name), looked_at=str(app.output / name))
+        shown = page.handler("runs.choices")()
+        assert shown["details"]["visible"] and shown["run"]["value"] in [path for _, path in shown["run"]["choices"]]
+        assert "Rank" in page.handler("runs.details")()["settings"]
+
+
 def test_a_finished_run_and_one_whose_model_is_gone_are_not_resumed(page: Page) -> None:
     with pytest.raises(UserError, match="is finished"):
         page.handler("runs.resume")(run=str(page.app.output / "one"))
+    page.handler("runs.open")(run=str(page.app.output / "one"))
+    with pytest.raises(UserError, match="is finished"):
+        page.handler("train.resume")(longer=False)
     shutil.rmtree(page.app.output / "broken")
     with pytest.raises(UserError):
         page.handler("runs.resume")(run=str(page.app.output / "second"))

@@ -68,6 +68,14 @@ def test_a_broken_model_is_a_problem_and_not_a_choice(page: Page, tmp_path: Path
         page.handler("service.choose")(models=str(broken))
 
 
+def test_a_model_that_was_refused_is_not_shown_as_chosen(models_app: App) -> None:
+    blocks, page = build(models_app)
+    models_app.choose(model="/models/before")
+    choose, wires = next(fn for fn in blocks.fns.values() if fn.api_name == "service_choose"), page.tabs["service"]
+    answer = choose.fn(str(models_app.project / "gone"))
+    assert "gone" in answer[wires.problem]["value"] and answer[wires.parts["models"]] == "/models/before"
+
+
 def test_folders_outside_the_allowed_ones_are_refused(page: Page) -> None:
     with pytest.raises(UserError, match="outside the folders"):
         page.handler("service.look")(checkpoints="/etc")
