@@ -118,15 +118,15 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "drums alone: key invented": share([one.keyscale.value is not None for one in drums_found]),
         "sounds without beat: tempo invented": share([one.bpm.value is not None for one in beatless_found]),
         "sounds without key: key invented": share([one.keyscale.value is not None for one in beatless_found]),
-        "other songs (acestep demo): tempo within 2 %": share([one.tempo for one in others_judged]),
-        "other songs (acestep demo): metre": share([one.metre for one in others_judged]),
-        "other songs (acestep demo): key exact": share([one.key == 1 for one in others_judged]),
+        "other songs (synthesiser): tempo within 2 %": share([one.tempo for one in others_judged]),
+        "other songs (synthesiser): metre": share([one.metre for one in others_judged]),
+        "other songs (synthesiser): key exact": share([one.key == 1 for one in others_judged]),
         "CPU seconds per second of sound": round(seconds / (len(pieces) * SECONDS), 4),
     }
 
 
 def synthesised_songs(folder: Path, count: int, seed: int) -> list[tuple[Piece, Path]]:
-    """Songs of the demo's synthesiser, which shares nothing with the played pieces and is never fitted to."""
+    """Songs of the synthesiser's song plans, which shares nothing with the played pieces and is never fitted to."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(f"synthesised {seed}")
     songs = []

@@ -1,6 +1,6 @@
 """How far adapters learn by optimizer step and by second, with the defaults and with one thing changed.
 
-    python benchmarks/learning.py --out learning                                (the demo model: see below)
+    python benchmarks/learning.py --out learning                                (the demo's model)
     python benchmarks/learning.py --model turbo --tensors tensors/my_songs --steps 1000 --seeds 3 --out learning
 
 Every variant is trained with every seed on the same songs. Afterwards one judge measures all its checkpoints: the same
@@ -8,8 +8,8 @@ held-out windows, noise and timesteps for all variants of a seed, so that varian
 training are compared on the same ones. Printed and written: means and spreads over seeds, learning.json with every
 curve, learning.svg with their means.
 
-The demo model has random weights and plays noise. On it this proves that every variant trains, what it costs in time,
-and how steady the measure is; which variant makes better music can only be seen on a real model.
+Without a model of yours the demo's own is taken, which really plays, and twelve songs in a style that it has never
+heard: six to train on, six to judge with. It is a small model: read differences, not sizes, and repeat with yours.
 """
 
 from __future__ import annotations
@@ -18,61 +18,157 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 from xml.sax.saxutils import escape
 
 import torch
 
 from acestep.adapters import load_adapter
+from acestep.audio.format import SAMPLE_RATE
+from acestep.audio.synth import draw_piece, render_piece
+from acestep.audio.write import write_audio
 from acestep.core.device import choose_device
 from acestep.core.events import read_events
 from acestep.core.jobs import Job
+from acestep.core.paths import write_json
+from acestep.model import condition
 from acestep.model.checkpoints import Checkpoint, resolve_checkpoint
-from acestep.model.loading import load_null_condition, load_silence_latent, load_transformer
+from acestep.model.facts import END_OF_TEXT
+from acestep.model.loading import (
+    load_audio_token_detokenizer,
+    load_audio_tokenizer,
+    load_null_condition,
+    load_silence_latent,
+    load_transformer,
+)
 from acestep.preprocess.store import TensorStore
 from acestep.settings import TrainSettings
 from acestep.training.checkpoints import list_checkpoints
-from acestep.training.data import Flow, load_data
+from acestep.training.data import Batch, Flow, load_data
 from acestep.training.forward import FlowModel
 from acestep.training.train import train
 from acestep.training.validation import Validation
 
+FOREIGN, CODES = "mismatched conditions", "code context"
+
 VARIANTS: dict[str, dict[str, object]] = {
     "defaults (LoRA)": {},
     "single logit-normal": {"timestep_draw": "single"},
-    "no condition dropout": {"condition_dropout": 0.0},
     "stratified timesteps": {"stratified_timesteps": True},
+    "no condition dropout": {"condition_dropout": 0.0},
     "min_snr": {"loss_weighting": "min_snr"},
-    "EMA 0.95": {"ema_decay": 0.95},
+    "rank 8": {"rank": 8, "alpha": 16},
+    "alpha = rank": {"alpha": 64},
+    "rsLoRA": {"rslora": True},
+    "no dropout": {"dropout": 0.0},
     "DoRA": {"dora": True},
-    "LoKr": {"adapter": "lokr"},
+    "LoKr factor 8": {"adapter": "lokr"},
+    "LoKr factor 4": {"adapter": "lokr", "lokr_factor": 4},
+    "rate x 1/3": {"learning_rate": 1 / 3},
+    "rate x 3": {"learning_rate": 3.0},
+    "windows of 4 s": {"max_latent_length": 100},
+    "EMA 0.95": {"ema_decay": 0.95},
     "schedule-free": {"optimizer": "schedule_free"},
     "prodigy": {"optimizer": "prodigy"},
+    FOREIGN: {},
+    CODES: {},
 }
-"""One row, one variant: the settings in which it differs from the defaults."""
+"""One row, one variant: the settings in which it differs from the defaults. A learning rate is a factor on the shared
+one. Two variants differ in what the model is shown: the conditions of other trainers, and the song's own codes."""
+
+SONGS, FIRST_SONG, STYLE, TRIGGER_WORD = 12, 9_700_000, "toybox", "demostyle"
+TEMPO_WORDS = ("calm", "lively")
 
 COLORS = ("#000", "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#999")
 
 
-def demo_inputs(folder: Path) -> tuple[Checkpoint, TensorStore]:
-    """The demo model and the tensors of its songs."""
-    from acestep.dataset.demo import write_demo_songs
+@dataclass(frozen=True)
+class Inputs:
+    """A model, the tensors that variants train on and are judged with, and tensors with other trainers' conditions."""
+
+    checkpoint: Checkpoint
+    store: TensorStore
+    foreign: TensorStore | None = None
+
+
+def demo_inputs(folder: Path) -> Inputs:
+    """The demo's model, and twelve songs in a style that it has never heard: half of them are held out."""
     from acestep.dataset.scan import scan_folder
-    from acestep.model.demo import build_demo_checkpoint
+    from acestep.model.demo import write_demo_checkpoint
     from acestep.preprocess.run import preprocess
     from acestep.settings import PreprocessSettings
 
-    build_demo_checkpoint(folder / "model")
-    write_demo_songs(folder / "songs")
-    checkpoint = resolve_checkpoint(folder / "model")
-    preprocess(scan_folder(folder / "songs"), checkpoint, folder / "tensors", PreprocessSettings())
-    return checkpoint, TensorStore.open(folder / "tensors")
+    checkpoint = resolve_checkpoint(write_demo_checkpoint(folder / "model"))
+    (folder / "songs").mkdir()
+    for seed in range(SONGS):
+        piece = draw_piece(FIRST_SONG + seed, pool="held_out", style=STYLE, duration_s=10.0)
+        write_audio(folder / "songs" / f"{seed}.wav", render_piece(piece), SAMPLE_RATE)
+        labels = {"caption": f"{TRIGGER_WORD}, {TEMPO_WORDS[piece.bpm > 110]} tune", "lyrics": piece.lyrics}
+        labels |= {"bpm": piece.bpm, "keyscale": piece.keyscale, "timesignature": piece.timesignature}
+        write_json(folder / "songs" / f"{seed}.json", labels)
+    dataset = scan_folder(folder / "songs")
+    preprocess(dataset, checkpoint, folder / "tensors", PreprocessSettings())
+    with foreign_conditions():
+        preprocess(dataset, checkpoint, folder / "foreign", PreprocessSettings())
+    return Inputs(checkpoint, TensorStore.open(folder / "tensors"), TensorStore.open(folder / "foreign"))
+
+
+@contextmanager
+def foreign_conditions() -> Iterator[None]:
+    """Preprocessing as trainers do it that differ from generation: bare lyrics and one frame of zeros as timbre."""
+    embed, head = condition.embed_lyrics, condition.condition_head
+
+    def bare(text_encoder: Any, lyric_text: str) -> torch.Tensor:
+        return embed(text_encoder, lyric_text.split("# Lyric\n")[1].removesuffix(END_OF_TEXT))
+
+    def with_zeros(encoder: Any, lyric_states: torch.Tensor) -> torch.Tensor:
+        silence = encoder.silence_latent
+        encoder.silence_latent = torch.zeros_like(silence[:, :1])
+        try:
+            return head(encoder, lyric_states)
+        finally:
+            encoder.silence_latent = silence
+
+    with mock.patch.object(condition, "embed_lyrics", bare), mock.patch.object(condition, "condition_head", with_zeros):
+        yield
+
+
+@contextmanager
+def code_context(checkpoint: Checkpoint) -> Iterator[None]:
+    """Training with the song's own 5 Hz codes as context, as the model's covers have it, instead of silence."""
+    tokenizer = load_audio_tokenizer(checkpoint, torch.float32, "cpu")
+    detokenizer = load_audio_token_detokenizer(checkpoint, torch.float32, "cpu")
+    plain = FlowModel.item_losses
+
+    def with_codes(self: FlowModel, batch: Batch, condition_dropout: float) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return plain(self, batch, condition_dropout)
+        frames = batch.latents.shape[1]
+        with torch.no_grad():
+            source = detokenizer(tokenizer.tokenize(batch.latents)[0])[:, :frames]
+        silence = self._context.pop(frames, None)
+        self._context[frames] = torch.cat([source, torch.ones_like(source)], dim=-1).to(self.device)
+        try:
+            return plain(self, batch, condition_dropout)
+        finally:
+            del self._context[frames]
+            if silence is not None:
+                self._context[frames] = silence
+
+    with mock.patch.object(FlowModel, "item_losses", with_codes):
+        yield
 
 
 class Judge:
     """Measures adapters with the validation of the default settings."""
 
-    def __init__(self, checkpoint: Checkpoint, store: TensorStore, settings: TrainSettings) -> None:
+    def __init__(self, inputs: Inputs, settings: TrainSettings) -> None:
+        checkpoint = inputs.checkpoint
         choice = choose_device(settings.device, settings.precision)
         device = choice.torch_device
         transformer = load_transformer(checkpoint, choice.dtype, device)
@@ -80,7 +176,7 @@ class Judge:
         mixed = choice.precision != "fp32"
         self.model.autocast = lambda: torch.autocast(device.type, choice.dtype, enabled=mixed)
         flow = Flow(checkpoint.config.timestep_mu, checkpoint.config.timestep_sigma)
-        self.validation = Validation(load_data(store, settings).held_out, settings, flow)
+        self.validation = Validation(load_data(inputs.store, settings).held_out, settings, flow)
 
     def loss(self, adapter: Path | None = None) -> float:
         """The validation loss with an adapter, or without any."""
@@ -165,31 +261,62 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.model) != bool(options.tensors):
         parser.error("--model and --tensors belong together")
-    every = max(1, options.steps // options.judgements)
-    shared = {"max_steps": options.steps, "validate_every": options.steps, "save_every_steps": every}
-    shared |= {"save_every_epochs": 0, "keep_last": 0, "tensorboard": False, "learning_rate": 1e-3}
-    if options.config:
-        shared |= json.loads(options.config.read_text(encoding="utf-8"))
+    shared = shared_settings(options)
     results: dict[str, list[dict[str, list[float]]]] = {name: [] for name in options.variants}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.model:
-            checkpoint, store = resolve_checkpoint(options.model), TensorStore.open(options.tensors)
+            inputs = Inputs(resolve_checkpoint(options.model), TensorStore.open(options.tensors))
         else:
-            checkpoint, store = demo_inputs(folder)
+            inputs = demo_inputs(folder)
         for seed in range(options.seeds):
-            judge = Judge(checkpoint, store, TrainSettings.parse({**shared, "seed": seed}, "benchmark"))
+            judge = Judge(inputs, TrainSettings.parse({**shared, "seed": seed}, "benchmark"))
             for number, name in enumerate(options.variants):  # in turns, so that other work hits all alike
-                settings = TrainSettings.parse({**shared, "seed": seed, **VARIANTS[name]}, name)
-                out = folder / f"run-{seed}-{number}"
-                train(checkpoint, store, out, settings, Job())
-                results[name].append(curve(out, judge))
+                if name == FOREIGN and inputs.foreign is None:
+                    continue
+                run = learn(inputs, name, {**shared, "seed": seed}, folder / f"run-{seed}-{number}")
+                results[name].append(curve(run, judge))
                 print(f"seed {seed}, {name}: {results[name][-1]['losses'][-1]:.5f}", flush=True)
+    results = {name: curves for name, curves in results.items() if curves}
     options.out.mkdir(parents=True, exist_ok=True)
-    facts = {"model": checkpoint.name, "songs": len(store.songs), "settings": shared, "results": results}
+    facts = {"model": inputs.checkpoint.name, "songs": len(inputs.store.songs), "settings": shared, "results": results}
     (options.out / "learning.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     (options.out / "learning.svg").write_text(plot(results), encoding="utf-8")
     print("\n".join(table(results)))
+
+
+def shared_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What all variants have in common."""
+    every = max(1, options.steps // options.judgements)
+    shared: dict[str, Any] = {
+        "max_steps": options.steps,
+        "validate_every": options.steps,
+        "save_every_steps": every,
+        "save_every_epochs": 0,
+        "keep_last": 0,
+        "tensorboard": False,
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+        "gradient_accumulation": 1,
+    }
+    if not options.model:
+        shared |= {"validation": "songs", "validation_share": 0.5}
+    if options.config:
+        shared |= json.loads(options.config.read_text(encoding="utf-8"))
+    return shared
+
+
+def learn(inputs: Inputs, name: str, shared: dict[str, Any], out: Path) -> Path:
+    """Train one variant into `out`."""
+    changed = dict(VARIANTS[name])
+    if "learning_rate" in changed:
+        changed["learning_rate"] = float(str(changed["learning_rate"])) * shared["learning_rate"]
+    store = inputs.foreign if name == FOREIGN else inputs.store
+    assert store is not None
+    shown = code_context(inputs.checkpoint) if name == CODES else nullcontext()
+    with shown:
+        train(inputs.checkpoint, store, out, TrainSettings.parse({**shared, **changed}, name), Job())
+    return out
 
 
 if __name__ == "__main__":

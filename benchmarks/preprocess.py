@@ -1,4 +1,4 @@
-"""How fast songs become tensors on the tiny demo model, and how long a run with nothing to do takes.
+"""How fast songs become tensors on the tiny untrained model, and how long a run with nothing to do takes.
 
     env/bin/python benchmarks/preprocess.py [--songs 6] [--seconds 15] [--repeats 3] [--unchanged 100]
 
@@ -170,7 +170,7 @@ print(imported - began, scanned - imported, time.perf_counter() - scanned, repor
 
 def main() -> None:
     """Parse the options, make songs and model, print the tables."""
-    from acestep.model.demo import build_demo_checkpoint
+    from acestep.model.untrained import build_untrained_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--songs", type=int, default=6)
@@ -181,7 +181,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["ACESTEP_STATE_DIR"] = str(folder / "state")
-        checkpoint = resolve_checkpoint(build_demo_checkpoint(folder / "checkpoints"))
+        checkpoint = resolve_checkpoint(build_untrained_checkpoint(folder / "checkpoints"))
         songs = write_songs(folder / "songs", options.songs, options.seconds)
         compare(scan_folder(songs, DatasetSettings(trigger_word="zydeco")), checkpoint, folder, options.repeats)
         if options.unchanged:

@@ -1,4 +1,4 @@
-"""Fixtures shared by all rooms: the tiny demo model and songs, made once a session, and a machine state of its own."""
+"""Fixtures shared by all rooms: a tiny model and songs, made once a session, and a machine state of its own."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoints folder of the tiny demo model, in the original layout. Tests must not write into it."""
-    from acestep.model.demo import build_demo_checkpoint
+    """The checkpoints folder of the tiny untrained model, in the original layout. Tests must not write into it.
 
-    return filled_once(tmp_path_factory, "demo-checkpoints", build_demo_checkpoint)
+    It stands for the demo's model, which is larger and slower; `tests/model/test_demo_model.py` is about that one.
+    """
+    from acestep.model.untrained import build_untrained_checkpoint
+
+    return filled_once(tmp_path_factory, "demo-checkpoints", build_untrained_checkpoint)
 
 
 @pytest.fixture(scope="session")
 def demo_songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of short labelled songs. Tests must not write into it."""
-    from acestep.dataset.demo import write_demo_songs
+    """A folder of the eight short labelled songs of `planned_songs.py`. Tests must not write into it."""
+    from planned_songs import write_test_songs
 
-    return filled_once(tmp_path_factory, "demo-songs", write_demo_songs)
+    return filled_once(tmp_path_factory, "demo-songs", write_test_songs)

@@ -63,15 +63,18 @@ def test_the_demo_does_the_whole_job(tmp_path: Path) -> None:
     result = acestep("demo", "--out", tmp_path / "demo")
     assert result["validation_after"] < result["validation_before"]
     assert (Path(result["adapter"]) / "adapter_model.safetensors").is_file()
-    before, after = (soundfile.read(path)[0] for path in result["previews"])
+    assert [Path(result["previews"][name]).name for name in ("before", "after")] == ["before.wav", "after.wav"]
+    before, after = (soundfile.read(result["previews"][name])[0] for name in ("before", "after"))
     assert before.shape == after.shape and not np.allclose(before, after, atol=1e-3)
     assert [stage["stage"] for stage in result["stages"]] == [
         "songs and model",
         "labels",
         "tensors",
+        "before",
         "training",
-        "preview",
+        "after",
     ]
+    assert Path(result["reference"]).is_file()
     assert sum(stage["seconds"] for stage in result["stages"]) <= result["seconds"] + 0.1
 
 

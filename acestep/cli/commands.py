@@ -333,7 +333,7 @@ class DemoOptions(CommandOptions):
 
 
 def demo(options: DemoOptions, job: Job) -> Output:
-    """The whole job on generated songs and a tiny model."""
+    """The whole job on generated songs and a small model: hear it before and after."""
     from acestep.cli.demo import run_demo
 
     return run_demo(options.out, job)
@@ -342,7 +342,7 @@ def demo(options: DemoOptions, job: Job) -> Output:
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        Command("demo", "the whole job on generated songs and a tiny model", DemoOptions, demo),
+        Command("demo", "the whole job on generated songs and a small model that plays", DemoOptions, demo),
         Command("doctor", "what is installed, which device and models, what to fix", DoctorOptions, doctor),
         Command("download", "fetch a model from the Hugging Face Hub", DownloadOptions, download),
         Command("dataset", "scan a folder of songs, report problems, save the dataset file", DatasetOptions, dataset),

@@ -1,136 +1,154 @@
-"""The demo's songs: eight short pieces in one style, in mixed formats, labelled in every way people label songs.
+"""The demo's songs: six short pieces in one style, in mixed formats, labelled in every way people label songs.
 
-Played by `acestep.audio.synth`, so tempo, key and metre are known exactly.
+Played by `acestep.audio.synth`, so tempo, key and metre are known exactly. Style and instruments are among those that
+the demo's model was not trained on: they are what its adapter is taught. The captions say what someone who knows
+neither would say.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from acestep.audio.format import SAMPLE_RATE
-from acestep.audio.synth import SongPlan, render
+from acestep.audio.synth import Piece, render_piece
 from acestep.audio.write import write_audio
 from acestep.core.paths import write_json, write_text
 from acestep.model.facts import INSTRUMENTAL
 
 TRIGGER_WORD = "demostyle"
 CSV_NAME = "tempo and key.csv"
-STYLE = "warm synth pads, round bass and soft drum machine"
-"""What all captions share, as all songs share the sound."""
+REFERENCE = "Clockwork Bird.wav"
+"""The song that stands for the style where one is played."""
 
 
 @dataclass(frozen=True)
 class DemoSong:
-    """One song: file name (posix, relative), what is played, its labels, and how the labels are written."""
+    """One song: file name (posix, relative), what plays it, its labels, and how the labels are written.
+
+    `play` returns float32 (2, N) at 48 kHz; the file may have another rate, or one channel.
+    """
 
     name: str
-    plan: SongPlan
+    play: Callable[[], np.ndarray]
+    duration_s: float
+    bpm: int
+    keyscale: str
+    timesignature: str
     caption: str
     genre: str
-    lyrics: str
     labels: str
+    lyrics: str = INSTRUMENTAL
     sample_rate: int = SAMPLE_RATE
     mono: bool = False
-
-    @property
-    def bpm(self) -> int:
-        return round(self.plan.tempo)
-
-    @property
-    def keyscale(self) -> str:
-        return f"{self.plan.key} {self.plan.mode}"
-
-    @property
-    def timesignature(self) -> str:
-        return self.plan.metre
 
     @property
     def language(self) -> str:
         return "unknown" if self.lyrics == INSTRUMENTAL else "en"
 
 
+def _toy(
+    name: str,
+    piece: Piece,
+    caption: str,
+    genre: str,
+    labels: str,
+    sample_rate: int = SAMPLE_RATE,
+    mono: bool = False,
+) -> DemoSong:
+    """A song of the demo's style, with the facts of its piece."""
+    return DemoSong(
+        name=name,
+        play=partial(render_piece, piece),
+        duration_s=piece.duration_s,
+        bpm=piece.bpm,
+        keyscale=piece.keyscale,
+        timesignature=piece.timesignature,
+        caption=caption,
+        genre=genre,
+        labels=labels,
+        sample_rate=sample_rate,
+        mono=mono,
+    )
+
+
+def _piece(bpm: int, key: str, mode: str, metre: str, duration_s: float, seed: int, lead: str = "musicbox") -> Piece:
+    return Piece(
+        bpm=bpm,
+        key=key,
+        mode=mode,
+        metre=metre,
+        duration_s=duration_s,
+        style="toybox",
+        lead_timbre=lead,
+        pad_timbre="marimba" if lead == "musicbox" else "musicbox",
+        bass_timbre=None,
+        kit="shaker",
+        seed=seed,
+    )
+
+
 DEMO_SONGS = (
-    DemoSong(
-        "Harbour Lights.wav",
-        SongPlan(tempo=96, key="A", mode="minor", seconds=10, seed=1, sections=("verse", "chorus")),
-        f"Slow dreamy electronic pop with a reedy lead melody over {STYLE}",
-        "synth-pop",
-        "[Verse]\nHarbour lights are burning low\nEvery boat has somewhere to go\n\n"
-        "[Chorus]\nShine on, shine on, bring me home",
+    _toy(
+        REFERENCE,
+        _piece(126, "C", "major", "4", 10, seed=11),
+        "Lively tune with bell melody, bright and happy, steady beat",
+        "bell music",
         labels="json",
     ),
-    DemoSong(
-        "Paper Planes.flac",
-        SongPlan(tempo=120, key="C", mode="major", seconds=8, seed=2),
-        f"Bright playful electronic pop with a reedy lead melody over {STYLE}",
-        "synth-pop",
-        "[Verse]\nFold the morning into wings\nHear the little engine sing\n\n[Chorus]\nFly, paper plane, fly",
+    _toy(
+        "Marble Run.flac",
+        _piece(148, "E", "minor", "4", 8, seed=12, lead="marimba"),
+        "Fast piece with bell lead, serious, straight beat",
+        "bell music",
         labels="texts",
         sample_rate=44_100,
     ),
-    DemoSong(
-        "Night Train.mp3",
-        SongPlan(tempo=132, key="E", mode="minor", seconds=9, seed=3, sections=("verse", "chorus", "chorus")),
-        f"Driving nocturnal electronic pop with a reedy lead melody over {STYLE}",
-        "synthwave",
-        "[Verse]\nWindows flicker, stations pass\nNames are written on the glass\n\n[Chorus]\nNight train, carry me on",
+    _toy(
+        "Paper Boats.opus",
+        _piece(92, "D", "minor", "4", 12, seed=13),
+        "Relaxed track with bell playing the melody, moody, steady beat",
+        "bell music",
         labels="lrc",
-        sample_rate=44_100,
     ),
-    DemoSong(
-        "Café Waltz.ogg",
-        SongPlan(tempo=108, key="F", mode="major", metre="3", seconds=10, seed=4, sections=("verse", "chorus")),
-        f"Gentle electronic waltz with a reedy lead melody over {STYLE}",
-        "waltz, electronic",
-        INSTRUMENTAL,
+    _toy(
+        "Café Carousel.ogg",
+        _piece(132, "F", "major", "3", 10, seed=14),
+        "Cheerful waltz with bell melody, upbeat",
+        "waltz",
         labels="sheet",
     ),
-    DemoSong(
-        "Tide Pool.opus",
-        SongPlan(tempo=84, key="D", mode="minor", seconds=12, seed=5, sections=("intro", "verse"), lead=False),
-        f"Calm ambient electronic piece without lead melody, only {STYLE}",
-        "ambient",
-        INSTRUMENTAL,
+    _toy(
+        "Tin March.mp3",
+        _piece(112, "Bb", "major", "2", 9, seed=15, lead="marimba"),
+        "Sunny march with lead bell, brisk, marching beat",
+        "march",
         labels="csv",
+        sample_rate=44_100,
     ),
-    DemoSong(
-        "sketches/Lantern.wav",
-        SongPlan(tempo=72, key="G", mode="major", metre="6", seconds=10, seed=6, sections=("verse", "chorus")),
-        f"Swaying electronic lullaby with a reedy lead melody over {STYLE}",
-        "lullaby, electronic",
-        "[Verse]\nLittle lantern, swing and sway\nKeep the dark a step away",
+    _toy(
+        "sketches/Night Light.wav",
+        _piece(72, "G", "major", "6", 14, seed=16),
+        "Calm piece with bell melody, slow, swaying beat",
+        "bell music",
         labels="sheet",
         sample_rate=44_100,
         mono=True,
     ),
-    DemoSong(
-        "Clockwork March.mp3",
-        SongPlan(tempo=112, key="A#", mode="major", metre="2", seconds=9, seed=7, sections=("verse", "chorus")),
-        f"Strutting electronic march with a reedy lead melody over {STYLE}",
-        "march, electronic",
-        INSTRUMENTAL,
-        labels="json",
-    ),
-    DemoSong(
-        "Glass City.flac",
-        SongPlan(tempo=140, key="F#", mode="minor", seconds=9, seed=8, sections=("intro", "chorus", "chorus")),
-        f"Fast glittering electronic pop with a reedy lead melody over {STYLE}",
-        "synthwave",
-        "[Chorus]\nGlass city, hold the sun\nMirror every step I run",
-        labels="csv",
-    ),
 )
 
 
-def write_demo_songs(folder: Path) -> Path:
-    """Write all songs with their labels below `folder` (made if needed) and return it. Takes a few seconds."""
+def write_demo_songs(folder: Path, songs: Iterable[DemoSong] = DEMO_SONGS) -> Path:
+    """Write songs with their labels below `folder` (made if needed) and return it. Takes a few seconds."""
     folder = Path(folder)
     rows = []
-    for song in DEMO_SONGS:
+    for song in songs:
         _write_sound(song, folder / song.name)
         _LABEL_WRITERS[song.labels](song, folder / song.name)
         if song.labels in ("csv", "texts"):
@@ -143,7 +161,7 @@ def write_demo_songs(folder: Path) -> Path:
 
 
 def _write_sound(song: DemoSong, path: Path) -> None:
-    samples = render(song.plan)
+    samples = song.play()
     if song.mono:
         samples = samples.mean(axis=0, keepdims=True)
     if song.sample_rate != SAMPLE_RATE:
@@ -172,7 +190,7 @@ def _write_lrc(song: DemoSong, path: Path) -> None:
     counted = 0
     for line in lines:
         if line and not line.startswith("["):
-            start_s = song.plan.seconds * counted / sung
+            start_s = song.duration_s * counted / sung
             timed.append(f"[{int(start_s // 60):02d}:{start_s % 60:05.2f}]{line}")
             counted += 1
         else:

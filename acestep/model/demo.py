@@ -1,181 +1,81 @@
-"""A tiny ACE-Step checkpoint in the original layout, made from nothing: for the demo and for the tests.
+"""The demo's model: a small ACE-Step model that really plays and comes with the program, in the original layout.
 
-Every part of a real checkpoint is there, under the published names, so all code that handles the demo handles
-the real model. The parts are narrow (8 latent channels instead of 64), and their weights are random but put in
-scale: latents have about unit power, and the DiT is a sensible starting point that a short training improves.
+Its files lie in `demo_model/` beside this module; the README there says how they were made. They are copied into a
+folder of the user's, where they are handled like any other model. `acestep.model.untrained` builds the tiny model with
+random weights that tests and benchmarks use.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Iterator
+import hashlib
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from acestep.core.errors import UserError
-from acestep.core.paths import atomic_folder, read_json, write_json
-from acestep.model import demo_dit, demo_text, demo_vae
-from acestep.model.config import DitConfig
-from acestep.model.names import Part, to_original
+from acestep.core.paths import atomic_folder, content_hash, read_json, write_json
 from acestep.model.variants import TEXT_ENCODER_FOLDER, VAE_FOLDER
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderOobleck
-    from torch import Tensor, nn
 
 DIT_FOLDER = "acestep-v15-demo"
 LANGUAGE_MODEL_FOLDER = "acestep-5Hz-lm-demo"
+SHIPPED = Path(__file__).parent / "demo_model"
 
 MARKER = "demo.json"
-VERSION = 1
-"""Raise it when the built files change; older demo folders are then built again."""
+_NEEDED = (
+    "README.md",
+    f"{DIT_FOLDER}/config.json",
+    f"{DIT_FOLDER}/model.safetensors",
+    f"{DIT_FOLDER}/silence_latent.pt",
+    f"{VAE_FOLDER}/config.json",
+    f"{VAE_FOLDER}/diffusion_pytorch_model.safetensors",
+    f"{TEXT_ENCODER_FOLDER}/config.json",
+    f"{TEXT_ENCODER_FOLDER}/model.safetensors",
+    f"{TEXT_ENCODER_FOLDER}/tokenizer.json",
+    f"{LANGUAGE_MODEL_FOLDER}/config.json",
+    f"{LANGUAGE_MODEL_FOLDER}/model.safetensors",
+)
 
-SILENCE_FRAMES = 1500
-"""60 s; the published silence latent has ten times as many. Longer pieces repeat it."""
 
-_LEVELS = [4, 4, 4]
-_WIDTH = 64
-_ENCODER_WIDTH = 48
+def write_demo_checkpoint(folder: Path) -> Path:
+    """Copy the demo's model into `folder` (new, empty or an earlier demo) and return the folder.
 
-
-def build_demo_checkpoint(folder: Path) -> Path:
-    """Build the demo checkpoints in `folder` (new, empty or an earlier demo) and return the folder.
-
-    The result does not depend on the machine's random state. A demo that is already there is kept.
-    Raises UserError when `folder` holds anything else, so that real checkpoints are never replaced.
+    A copy that is whole and the same is kept; one of another version, or with files that changed, is replaced.
+    Raises UserError when `folder` holds anything else, so that real checkpoints are never replaced, and when this
+    installation came without the model.
     """
     folder = Path(folder)
+    files = _shipped_files()
+    marker = {"digest": _digest(SHIPPED, files), "what": "the small ACE-Step model of the demo"}
     if (folder / MARKER).is_file():
-        if read_json(folder / MARKER, "the demo's marker file").get("version") == VERSION:
+        known = read_json(folder / MARKER, "the demo's marker file").get("digest")
+        if known == marker["digest"] and _digest(folder, files) == known:
             return folder
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
             f"{folder} is not empty and was not made by the demo.", fix="Choose a new folder for the demo model."
         )
     with atomic_folder(folder) as temporary:
-        with _no_progress_bars():
-            _write_parts(temporary)
-        for file in temporary.rglob("*.safetensors"):
-            file.chmod(0o644)  # safetensors makes private files
-        write_json(temporary / MARKER, {"version": VERSION, "what": "a tiny untrained model for demo and tests"})
+        for name in files:
+            target = temporary / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(SHIPPED / name, target)  # content only: an installation may be read-only
+        write_json(temporary / MARKER, marker)
     return folder
 
 
-def demo_config() -> dict[str, Any]:
-    """The DiT's config.json: published field names, tiny values, sizes split between DiT and encoder as in XL."""
-    return {
-        "model_type": "acestep",
-        "architectures": ["AceStepConditionGenerationModel"],
-        "dtype": "bfloat16",
-        "is_turbo": True,
-        "model_version": "turbo",
-        "hidden_size": _WIDTH,
-        "intermediate_size": 160,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "encoder_hidden_size": _ENCODER_WIDTH,
-        "encoder_intermediate_size": 96,
-        "encoder_num_attention_heads": 4,
-        "encoder_num_key_value_heads": 2,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1_000_000,
-        "rope_scaling": None,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "max_position_embeddings": 32768,
-        "use_sliding_window": True,
-        "sliding_window": 32,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "in_channels": 3 * demo_vae.LATENT_WIDTH,
-        "audio_acoustic_hidden_dim": demo_vae.LATENT_WIDTH,
-        "timbre_hidden_dim": demo_vae.LATENT_WIDTH,
-        "timbre_fix_frame": 750,
-        "patch_size": 2,
-        "pool_window_size": 5,
-        "text_hidden_dim": demo_text.TEXT_WIDTH,
-        "num_lyric_encoder_hidden_layers": 2,
-        "num_timbre_encoder_hidden_layers": 2,
-        "num_attention_pooler_hidden_layers": 2,
-        "num_audio_decoder_hidden_layers": 4,
-        "fsq_dim": _ENCODER_WIDTH,
-        "fsq_input_levels": _LEVELS,
-        "fsq_input_num_quantizers": 1,
-        "vocab_size": 64,
-        "timestep_mu": -0.4,
-        "timestep_sigma": 1.0,
-        "data_proportion": 0.5,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": True,
-        "use_cache": True,
-    }
+def _shipped_files() -> list[str]:
+    """Names of the model's files, posix and relative, sorted."""
+    missing = [name for name in _NEEDED if not (SHIPPED / name).is_file()]
+    if missing:
+        raise UserError(
+            f"The demo's model did not come with this installation: {SHIPPED / missing[0]} is missing.",
+            fix="Install the program again, from a complete copy of its repository.",
+        )
+    return sorted(file.relative_to(SHIPPED).as_posix() for file in SHIPPED.rglob("*") if file.is_file())
 
 
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """transformers draws a bar even for a file of 200 kB."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _write_parts(folder: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    vae = demo_vae.build_vae(seed=1)
-    vae.save_pretrained(folder / VAE_FOLDER)
-    demo_text.write_text_encoder(folder / TEXT_ENCODER_FOLDER, seed=2)
-    demo_text.write_language_model(folder / LANGUAGE_MODEL_FOLDER, codes=math.prod(_LEVELS), seed=3)
-
-    silence = _silence_latent(vae)  # (1, N, C)
-    dit = folder / DIT_FOLDER
-    dit.mkdir()
-    write_json(dit / "config.json", demo_config())
-    torch.save(silence.transpose(1, 2).contiguous(), dit / "silence_latent.pt")  # published channels first
-    tensors = _original_tensors(DitConfig.read(dit), silence)
-    save_file(tensors, dit / "model.safetensors", metadata={"format": "pt"})
-
-
-def _silence_latent(vae: AutoencoderOobleck) -> Tensor:
-    """The VAE's mean for SILENCE_FRAMES frames of silence.  (1, N, C).
-
-    A convolution over silence gives the same frame everywhere but at its ends, so a short piece is encoded and its
-    middle frame repeated.
-    """
-    import torch
-
-    with torch.inference_mode():
-        short = vae.encode(torch.zeros(1, 2, 50 * vae.hop_length)).latent_dist.mean.transpose(1, 2)
-    middle = short[:, 25:26].expand(-1, SILENCE_FRAMES - short.shape[1], -1)
-    whole = torch.cat([short[:, :25], middle, short[:, 25:]], dim=1)
-    return (whole * 1024).round() / 1024  # the last bits depend on the number of threads
-
-
-def _original_tensors(config: DitConfig, silence: Tensor) -> dict[str, Tensor]:
-    """All weights of the DiT folder in bf16 under their original names."""
-    import torch
-
-    tokenizer, detokenizer = demo_dit.build_audio_tokenizer(
-        config.tokenizer_kwargs(), config.detokenizer_kwargs(), seed=6
-    )
-    parts: dict[Part, nn.Module] = {
-        "transformer": demo_dit.build_transformer(config.transformer_kwargs(), seed=4),
-        "condition_encoder": demo_dit.build_condition_encoder(config.condition_encoder_kwargs(), silence, seed=5),
-        "audio_tokenizer": tokenizer,
-        "audio_token_detokenizer": detokenizer,
-    }
-    return {
-        to_original(part, key): value.detach().to(torch.bfloat16).contiguous()
-        for part, module in parts.items()
-        for key, value in module.named_parameters()
-    }
+def _digest(folder: Path, names: list[str]) -> str | None:
+    """One hash of names and contents; None where a file is missing."""
+    if not all((folder / name).is_file() for name in names):
+        return None
+    lines = [f"{content_hash(folder / name)} {name}\n" for name in names]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]

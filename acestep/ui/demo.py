@@ -1,4 +1,4 @@
-"""The demo in the app: songs and a tiny model made on this computer, opened and chosen."""
+"""The demo in the app: songs made on this computer and the small model beside them, opened and chosen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def prepare_demo(app: App, job: Job) -> None:
     Songs of an earlier demo are kept with the labels they have by now.
     """
     from acestep.dataset.demo import CSV_NAME, TRIGGER_WORD, write_demo_songs
-    from acestep.model.demo import build_demo_checkpoint
+    from acestep.model.demo import DIT_FOLDER, write_demo_checkpoint
 
     folder = app.output / "demo"
     songs = folder / "songs"
@@ -31,12 +31,12 @@ def prepare_demo(app: App, job: Job) -> None:
             write_demo_songs(songs)
         stage.advance()
         job.check_stop()
-        checkpoints = build_demo_checkpoint(folder / "checkpoints")
+        checkpoints = write_demo_checkpoint(folder / "checkpoints")
         stage.advance()
     app.open_songs(songs, job, DatasetSettings(name="demo", trigger_word=TRIGGER_WORD))
     app.fill(
         checkpoints=str(checkpoints),
-        model=str(checkpoints / "acestep-v15-demo"),
+        model=str(checkpoints / DIT_FOLDER),
         tensors=str(folder / "tensors"),
         preset=PRESET,
         train=TrainSettings.parse(preset_values(PRESET), f"the preset {PRESET}"),

@@ -31,7 +31,7 @@ def build_service(page: Page) -> None:
             _build_models(page, wires)
             with gr.Accordion("Download a model", open=False):
                 _build_download(app, wires)
-            gr.Markdown("**The demo** makes some songs and a tiny model on this computer, to try everything with.")
+            gr.Markdown("**The demo** makes some songs and puts a small model beside them, to try everything with.")
             with gr.Row():
                 demo = gr.Button("Prepare the demo", scale=0, min_width=200)
             done = gr.Markdown(visible=False, elem_classes=["good"])
@@ -157,7 +157,7 @@ def show_models(app: App) -> dict[str, Any]:
     chosen = app.workspace.model
     if chosen and chosen not in [path for _, path in choices]:
         choices.append((f"{Path(chosen).name}: chosen before, in {Path(chosen).parent}", chosen))
-    empty = f"<p>There is no model in {escape(str(folder))}. Download one, or let the demo make a small one.</p>"
+    empty = f"<p>There is no model in {escape(str(folder))}. Download one, or take the small one of the demo.</p>"
     trouble = problems_html(problems) if found or problems else empty
     return {
         "models": gr.update(choices=choices, value=chosen or None, visible=bool(choices)),
@@ -208,7 +208,7 @@ def begin_download(app: App, variant: str) -> dict[str, Any]:
 
 def begin_demo(app: App) -> dict[str, Any]:
     start_demo(app)
-    text = "The demo's songs and model are made and opened; the line above the tabs shows when they are ready."
+    text = "The demo's songs and model are put down and opened; the line above the tabs shows when they are ready."
     return {"done": gr.update(value=text, visible=True)}
 
 

@@ -31,7 +31,7 @@ def stations(app: App) -> list[Station]:
             "Model",
             bool(chosen.model) and Path(chosen.model).exists(),
             Path(chosen.model).name if chosen.model else "none chosen",
-            "choose a model in Service, or let the demo make a small one.",
+            "choose a model in Service, or take the small one of the demo.",
         ),
         Station("Songs", bool(songs), f"{len(songs)} songs" if songs else "none yet", "choose a folder in Dataset."),
         Station(

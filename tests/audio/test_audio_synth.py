@@ -1,21 +1,35 @@
-"""The synthesiser plays what the plan says, the same each time; the demo songs are what their labels say."""
+"""The synthesiser plays what the plan says, the same each time; written songs are what their labels say."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from planned_songs import TEST_SONGS
 
 from acestep.audio.decode import decode, probe
 from acestep.audio.format import AUDIO_SUFFIXES
-from acestep.audio.synth import METRES, NOTE_NAMES, SCALES, SongPlan, oscillator, render
-from acestep.dataset.demo import CSV_NAME, DEMO_SONGS, INSTRUMENTAL, write_demo_songs
+from acestep.audio.synth import (
+    HELD_OUT_STYLES,
+    HELD_OUT_TIMBRES,
+    METRES,
+    NOTE_NAMES,
+    SCALES,
+    SongPlan,
+    caption_vocabulary,
+    oscillator,
+    render,
+)
+from acestep.dataset.demo import CSV_NAME, DEMO_SONGS, DemoSong, write_demo_songs
+from acestep.dataset.scan import scan_folder
+from acestep.model.facts import INSTRUMENTAL
 
 RATE = 48_000
 
@@ -89,46 +103,77 @@ def test_sections_and_lead_change_the_sound() -> None:
     assert not np.array_equal(samples, render(dataclasses.replace(plan, lead=False)))
 
 
-def test_demo_songs_are_what_their_labels_say(demo_songs: Path) -> None:
-    folder = demo_songs
+SONGS = {"demo": DEMO_SONGS, "tests": TEST_SONGS}
+
+
+@pytest.fixture(scope="module", params=SONGS)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[DemoSong]]:
+    """A folder of songs and what they should be."""
+    songs = list(SONGS[request.param])
+    return write_demo_songs(tmp_path_factory.mktemp("written"), songs), songs
+
+
+def test_written_songs_are_what_their_labels_say(written: tuple[Path, list[DemoSong]]) -> None:
+    folder, songs = written
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in AUDIO_SUFFIXES)
-    assert found == sorted(song.name for song in DEMO_SONGS)
+    assert found == sorted(song.name for song in songs)
     assert len(found) >= 6
     assert {Path(name).suffix for name in found} == {".wav", ".flac", ".mp3", ".ogg", ".opus"}
     assert any("/" in name for name in found)
-    for song in DEMO_SONGS:
+    for song in songs:
         info = probe(folder / song.name)
         assert 8 <= info.duration_s <= 14
-        assert info.duration_s == pytest.approx(song.plan.seconds, abs=0.01)
+        assert info.duration_s == pytest.approx(song.duration_s, abs=0.01)
         assert (info.sample_rate, info.channels) == (song.sample_rate, 1 if song.mono else 2)
         assert decode(folder / song.name).warnings == ()
-    assert {soundfile.info(folder / song.name).channels for song in DEMO_SONGS} == {1, 2}
-    assert {song.lyrics == INSTRUMENTAL for song in DEMO_SONGS} == {True, False}
-    assert {song.labels for song in DEMO_SONGS} == {"json", "texts", "lrc", "sheet", "csv"}
+    assert {soundfile.info(folder / song.name).channels for song in songs} == {1, 2}
+    assert {song.labels for song in songs} == {"json", "texts", "lrc", "sheet", "csv"}
+    assert {song.timesignature for song in songs} == {"2", "3", "4", "6"}
+    assert len({song.keyscale for song in songs}) == len({song.bpm for song in songs}) == len(songs)
 
 
-def test_demo_labels_on_disk(demo_songs: Path) -> None:
-    folder = demo_songs
+def test_labels_on_disk(written: tuple[Path, list[DemoSong]]) -> None:
+    folder, songs = written
     with open(folder / CSV_NAME, encoding="utf-8", newline="") as handle:
         rows = {row["File"]: row for row in csv.DictReader(handle)}
-    for song in DEMO_SONGS:
+    for song in songs:
         path = folder / song.name
         if song.labels in ("json", "lrc"):
             facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            assert facts["bpm"] == song.plan.tempo
-            assert facts["keyscale"] == f"{song.plan.key} {song.plan.mode}"
-            assert facts["timesignature"] == song.plan.metre
+            assert facts["bpm"] == song.bpm
+            assert facts["keyscale"] == song.keyscale
+            assert facts["timesignature"] == song.timesignature
         if song.labels in ("csv", "texts"):
-            assert float(rows[path.name]["BPM"]) == song.plan.tempo
-            assert rows[path.name]["Key"] == f"{song.plan.key} {song.plan.mode}"
+            assert float(rows[path.name]["BPM"]) == song.bpm
+            assert rows[path.name]["Key"] == song.keyscale
         if song.labels == "sheet":
             assert path.with_suffix(".txt").read_text(encoding="utf-8").startswith(f"caption: {song.caption}\n")
         if song.labels == "lrc":
-            assert "[00:00.00]" in path.with_suffix(".lrc").read_text(encoding="utf-8")
+            text = path.with_suffix(".lrc").read_text(encoding="utf-8")
+            assert ("[Instrumental]" if song.lyrics == INSTRUMENTAL else "[00:00.00]") in text
 
 
-def test_demo_songs_are_the_same_each_time(demo_songs: Path, tmp_path: Path) -> None:
-    again = write_demo_songs(tmp_path / "again")
-    for song in DEMO_SONGS:
+def test_written_songs_are_scanned_as_labelled(written: tuple[Path, list[DemoSong]]) -> None:
+    folder, songs = written
+    read = {song.relative: song for song in scan_folder(folder).songs}
+    for song in songs:
+        labels = read[song.name]
+        found = (labels.caption, labels.bpm, labels.keyscale, labels.is_instrumental)
+        assert found == (song.caption, song.bpm, song.keyscale, song.lyrics == INSTRUMENTAL), song.name
+
+
+def test_written_songs_are_the_same_each_time(written: tuple[Path, list[DemoSong]], tmp_path: Path) -> None:
+    folder, songs = written
+    for song in songs:
         if song.name.endswith((".wav", ".flac", ".mp3")):  # Ogg streams carry a random serial number
-            assert (again / song.name).read_bytes() == (demo_songs / song.name).read_bytes(), song.name
+            write_demo_songs(tmp_path / "again", [song])
+            assert (tmp_path / "again" / song.name).read_bytes() == (folder / song.name).read_bytes(), song.name
+
+
+def test_the_test_songs_are_sung_and_instrumental_and_the_demos_new_to_its_model() -> None:
+    assert {song.lyrics == INSTRUMENTAL for song in TEST_SONGS} == {True, False}
+    for song in DEMO_SONGS:
+        piece = song.play.args[0]
+        assert piece.style in HELD_OUT_STYLES and {piece.lead_timbre, piece.pad_timbre} <= set(HELD_OUT_TIMBRES)
+        words = re.findall(r"[\w-]+", song.caption.casefold())
+        assert song.lyrics == INSTRUMENTAL and set(words) <= set(caption_vocabulary("base")), song.caption

@@ -1,199 +1,283 @@
-"""The demo checkpoint: complete, the same every time, and something an adapter can learn from."""
+"""The model that comes with the program: copied whole, and handled right by everything that handles a model.
+
+These checks are made in more kinds on the untrained model, which is quicker; here they show that nothing depends on
+its sizes. Only the last two need weights that have learnt something.
+"""
 
 from __future__ import annotations
 
-import json
+import shutil
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderOobleck
+from model_folders import in_diffusers_layout
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from acestep.audio.synth import SongPlan, render
+from acestep.adapters import attach, load_adapter, save_adapter
+from acestep.adapters.exports.checking import check_adapter
+from acestep.adapters.exports.formats import ExportOptions
+from acestep.adapters.exports.merging import merge_adapter
+from acestep.adapters.exports.opened import OpenAdapter
 from acestep.core.errors import UserError
-from acestep.core.paths import content_hash
-from acestep.model.checkpoints import find_checkpoints, resolve_checkpoint
-from acestep.model.demo import build_demo_checkpoint
-from acestep.model.demo_vae import calibration_music
-from acestep.model.loading import (
-    load_audio_token_detokenizer,
-    load_audio_tokenizer,
-    load_condition_encoder,
-    load_silence_latent,
-    load_transformer,
-)
-from acestep.model.vae import encode_audio
+from acestep.core.jobs import Job
+from acestep.core.paths import write_json
+from acestep.dataset.demo import TRIGGER_WORD, write_demo_songs
+from acestep.dataset.scan import scan_folder
+from acestep.model import demo, loading
+from acestep.model.checkpoints import Checkpoint, resolve_checkpoint
+from acestep.model.condition import join_condition
+from acestep.model.demo import write_demo_checkpoint
+from acestep.model.names import to_original
+from acestep.model.untrained_dit import build_transformer
+from acestep.preprocess.run import preprocess
+from acestep.preprocess.store import TensorStore
+from acestep.settings import AdapterSettings, DatasetSettings, PreprocessSettings, TrainSettings
+from acestep.settings.presets import preset_values
+from acestep.training.data import Flow, load_data
+from acestep.training.forward import FlowModel
+from acestep.training.train import train
+from acestep.training.validation import Validation
+
+FP32, CPU = torch.float32, torch.device("cpu")
+MOST_BYTES = 24_000_000
+SONG_S = 4.0  # of each song; encoding is what takes time
+PARTS = {
+    "transformer": loading.load_transformer,
+    "condition_encoder": loading.load_condition_encoder,
+    "audio_tokenizer": loading.load_audio_tokenizer,
+    "audio_token_detokenizer": loading.load_audio_token_detokenizer,
+}
+ADAPTERS = {
+    "lora": AdapterSettings(rank=4, alpha=8, dropout=0),
+    "dora": AdapterSettings(rank=4, alpha=8, dropout=0, dora=True, train_mlp=True),
+    "lokr": AdapterSettings(adapter="lokr", lokr_factor=4, lokr_dim=3, lokr_alpha=6),
+    "oft": AdapterSettings(adapter="oft", oft_block_size=8),
+}
+EXPORTS = {
+    "lora": {"comfyui", "diffusers", "peft"},
+    "dora": {"comfyui", "peft"},
+    "lokr": {"comfyui", "diffusers", "lycoris"},
+    "oft": {"comfyui", "peft"},
+}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(demo_checkpoint):
-    return resolve_checkpoint(demo_checkpoint / "acestep-v15-demo")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_demo_checkpoint(tmp_path_factory.mktemp("shipped") / "checkpoints")
 
 
-def hashes(folder):
-    return {
-        str(file.relative_to(folder)): content_hash(file) for file in sorted(folder.rglob("[!.]*")) if file.is_file()
-    }
+@pytest.fixture(scope="module")
+def checkpoint(models: Path) -> Checkpoint:
+    return resolve_checkpoint(models)
 
 
-def test_it_is_the_same_every_time(demo_checkpoint, tmp_path):
-    torch.manual_seed(1234)
-    before = torch.random.get_rng_state()
-    again = build_demo_checkpoint(tmp_path / "again")
-    assert hashes(again) == hashes(demo_checkpoint)
-    assert torch.equal(before, torch.random.get_rng_state())
+@pytest.fixture(scope="module")
+def store(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> TensorStore:
+    """The beginnings of the demo's songs as tensors."""
+    folder = tmp_path_factory.mktemp("demo")
+    dataset = scan_folder(write_demo_songs(folder / "songs"), DatasetSettings(trigger_word=TRIGGER_WORD))
+    preprocess(dataset, checkpoint, folder / "tensors", PreprocessSettings(max_duration_s=SONG_S))
+    return TensorStore.open(folder / "tensors")
 
 
-def test_it_is_found_like_any_other_model_and_small(demo_checkpoint):
-    assert [found.name for found in find_checkpoints([demo_checkpoint])] == ["acestep-v15-demo"]
-    assert sum(file.stat().st_size for file in demo_checkpoint.rglob("*") if file.is_file()) < 10e6
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_an_existing_demo_is_kept_and_other_folders_are_refused(demo_checkpoint, tmp_path):
-    before = hashes(demo_checkpoint)
-    assert build_demo_checkpoint(demo_checkpoint) == demo_checkpoint and hashes(demo_checkpoint) == before
-    (tmp_path / "mine.txt").write_text("keep me")
-    with pytest.raises(UserError, match="was not made by the demo"):
-        build_demo_checkpoint(tmp_path)
-    assert (tmp_path / "mine.txt").read_text() == "keep me"
+def velocity(checkpoint: Checkpoint, adapter: Path | None = None) -> Tensor:
+    """The output for fixed inputs, with an adapter from its folder or without."""
+    transformer = loading.load_transformer(checkpoint, FP32, CPU)
+    if adapter:
+        load_adapter(adapter, transformer)
+    return output(transformer)
 
 
-def test_the_silence_latent_is_what_the_vae_makes_of_silence(checkpoint):
-    silence = load_silence_latent(checkpoint)
-    vae = AutoencoderOobleck.from_pretrained(checkpoint.vae).eval()
-    frames = 100
-    with torch.no_grad():
-        encoded = vae.encode(torch.zeros(1, 2, frames * 1920)).latent_dist.mean.transpose(1, 2)
-    torch.testing.assert_close(silence[:, : frames - 25], encoded[:, :-25], rtol=0, atol=1e-3)
-    torch.testing.assert_close(silence[:, -25:], encoded[:, -25:], rtol=0, atol=1e-3)
-    stored = torch.load(checkpoint.dit / "silence_latent.pt", weights_only=True)
-    assert stored.shape == (1, 8, 1500)  # channels first, as published
-
-
-def test_latents_are_in_scale_and_tell_sounds_apart(checkpoint):
-    vae = AutoencoderOobleck.from_pretrained(checkpoint.vae).eval()
-    assert vae.hop_length == 1920 and vae.config.sampling_rate == 48_000
-    sounds = {
-        "music": calibration_music(),
-        "noise": 0.1 * np.random.default_rng(0).standard_normal((2, 96_000)),
-        "silence": np.zeros((2, 96_000)),
-    }
-    means = {}
-    for name, samples in sounds.items():
-        latents = encode_audio(vae, samples.astype(np.float32), "mean", seed=0)
-        assert 0.05 < latents.square().mean() < 5
-        means[name] = latents.mean(dim=0)
-    for one, other in (("music", "noise"), ("music", "silence"), ("noise", "silence")):
-        assert (means[one] - means[other]).norm() > 0.5
-
-
-@torch.no_grad()
-def test_untrained_it_predicts_the_best_for_white_noise(checkpoint):
-    """Velocity (2t - 1) / (t² + (1 - t)²) · x_t, the least-squares answer for data of unit power."""
-    dit = load_transformer(checkpoint, torch.float32, "cpu")
-    generator = torch.Generator().manual_seed(0)
-    context = torch.cat([load_silence_latent(checkpoint)[:, :200], torch.ones(1, 200, 8)], dim=-1)
-    condition = torch.randn(1, 40, 48, generator=generator)
-    for t in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
-        x_t = (t * t + (1 - t) ** 2) ** 0.5 * torch.randn(1, 200, 8, generator=generator)
-        time = torch.tensor([t])
-        velocity = dit(
-            hidden_states=x_t,
-            timestep=time,
-            timestep_r=time,
-            encoder_hidden_states=condition,
-            context_latents=context,
-            return_dict=False,
-        )[0]
-        slope = float((velocity * x_t).mean() / x_t.square().mean())
-        assert slope == pytest.approx((2 * t - 1) / (t * t + (1 - t) ** 2), abs=0.25)
-        assert velocity.square().mean() < 2
-
-
-def test_a_short_training_makes_it_better(checkpoint):
-    from peft import LoraConfig
-
-    vae = AutoencoderOobleck.from_pretrained(checkpoint.vae).eval()
-    latents = encode_audio(vae, render(SongPlan(seconds=12, sections=("chorus",))), "mean", seed=0)[None]
-    dit = load_transformer(checkpoint, torch.float32, "cpu")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        dit.add_adapter(LoraConfig(r=8, lora_alpha=16, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
-    trained = [parameter for parameter in dit.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
-    condition = torch.randn(1, 40, 48, generator=torch.Generator().manual_seed(0))
-    silence = load_silence_latent(checkpoint)
-
-    def loss(start, t, generator):
-        x0 = latents[:, start : start + 64]
-        noise = torch.randn(x0.shape, generator=generator)
-        velocity = dit(
-            hidden_states=t * noise + (1 - t) * x0,
-            timestep=torch.tensor([t]),
-            timestep_r=torch.tensor([t]),
-            encoder_hidden_states=condition,
-            context_latents=torch.cat([silence[:, :64], torch.ones_like(x0)], dim=-1),
-            return_dict=False,
-        )[0]
-        return (velocity - (noise - x0)).square().mean()
-
-    def held_out():  # later music, which training does not see
-        with torch.no_grad():
-            return sum(float(loss(210, t, torch.Generator().manual_seed(9))) for t in (0.2, 0.4, 0.6, 0.8)) / 4
-
-    before = held_out()
+def output(transformer: nn.Module) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    for _ in range(60):
-        start = int(torch.randint(140, (1,), generator=generator))
-        t = float(torch.randn(2, generator=generator).sub(0.4).sigmoid().max())
-        optimizer.zero_grad()
-        loss(start, t, generator).backward()
-        optimizer.step()
-    assert held_out() < 0.85 * before
+    width, condition = transformer.config.audio_acoustic_hidden_dim, transformer.config.encoder_hidden_size
+    x_t, text, context = (
+        torch.randn(1, frames, channels, generator=generator)
+        for frames, channels in ((21, width), (7, condition), (21, 2 * width))
+    )
+    t = torch.tensor([0.6])
+    with torch.no_grad():
+        return transformer(x_t, t, t, text, context, return_dict=False)[0]
+
+
+def test_it_is_whole_small_and_the_only_model_there(models: Path, checkpoint: Checkpoint) -> None:
+    copied, shipped = files_of(models), files_of(demo.SHIPPED)
+    assert {name: copied[name] for name in shipped} == shipped and copied.keys() - shipped.keys() == {demo.MARKER}
+    assert sum(len(data) for name, data in copied.items() if name.endswith(".safetensors")) <= MOST_BYTES
+    assert checkpoint.dit == models / demo.DIT_FOLDER and (models / demo.LANGUAGE_MODEL_FOLDER).is_dir()
+    assert "Apache-2.0" in (models / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_copy_is_kept_and_one_that_changed_is_put_right(tmp_path: Path) -> None:
+    folder = write_demo_checkpoint(tmp_path / "model")
+    whole, inode = files_of(folder), folder.stat().st_ino
+    assert write_demo_checkpoint(folder) == folder and folder.stat().st_ino == inode
+    (folder / "vae" / "config.json").write_text("{}")
+    (folder / "README.md").unlink()
+    assert files_of(write_demo_checkpoint(folder)) == whole
+
+
+def test_an_older_demo_is_replaced_and_other_folders_are_refused(tmp_path: Path) -> None:
+    older, mine = tmp_path / "older", tmp_path / "mine"
+    older.mkdir()
+    write_json(older / demo.MARKER, {"version": 1})
+    (older / "rest of it").touch()
+    write_demo_checkpoint(older)
+    assert not (older / "rest of it").exists() and (older / demo.DIT_FOLDER).is_dir()
+    mine.mkdir()
+    (mine / "mine.txt").write_text("keep me")
+    with pytest.raises(UserError, match="was not made by the demo"):
+        write_demo_checkpoint(mine)
+    assert files_of(mine) == {"mine.txt": b"keep me"}
+
+
+def test_an_installation_without_the_model_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SHIPPED", tmp_path / "nowhere")
+    with pytest.raises(UserError, match="did not come with this installation"):
+        write_demo_checkpoint(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_every_stored_tensor_has_its_place_and_value(checkpoint: Checkpoint) -> None:
+    disk = load_file(checkpoint.dit / "model.safetensors")
+    placed = set()
+    for part, load in PARTS.items():
+        for name, parameter in load(checkpoint, torch.bfloat16, CPU).named_parameters():
+            original = to_original(part, name)  # type: ignore[arg-type]
+            assert torch.equal(parameter, disk[original].bfloat16()), original
+            placed.add(original)
+    assert placed == disk.keys()
+
+
+def test_the_diffusers_layout_loads_like_the_original(models: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    other = resolve_checkpoint(in_diffusers_layout(models, tmp_path / "pipeline"))
+    for load in (*PARTS.values(), loading.load_vae):
+        one, two = (load(place, torch.bfloat16, CPU).state_dict() for place in (checkpoint, other))
+        assert one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
+    rounded = loading.load_silence_latent(checkpoint).bfloat16().float()
+    assert torch.equal(rounded, loading.load_silence_latent(other))
 
 
 @torch.no_grad()
-def test_all_other_parts_load_and_work(checkpoint):
-    encoder = load_condition_encoder(checkpoint, torch.float32, "cpu")
-    assert encoder.null_condition_emb.shape == (1, 1, 48)
-    tokenizer = load_audio_tokenizer(checkpoint, torch.float32, "cpu")
-    detokenizer = load_audio_token_detokenizer(checkpoint, torch.float32, "cpu")
-    latents = torch.randn(1, 23, 8, generator=torch.Generator().manual_seed(1))
-    quantized, codes = tokenizer.tokenize(latents, encoder.silence_latent)
-    assert codes.shape == (1, 5, 1) and codes.min() >= 0 and codes.max() < 64
-    assert detokenizer(quantized).shape == (1, 25, 8)
+def test_prompts_and_conditions_are_those_of_the_pipeline(checkpoint: Checkpoint, store: TensorStore) -> None:
+    from diffusers import AceStepPipeline
 
-
-def test_the_tokenizer_reads_any_text_and_marks_the_end(checkpoint):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.text_encoder)
-    text = 'a warm piano, "日本語" 🎹\n\ttabs  and  spaces<|im_start|>'
-    ids = tokenizer(text).input_ids
-    assert tokenizer.decode(ids) == text + "<|endoftext|>"
-    assert tokenizer.padding_side == "right"
-    assert len(tokenizer("# Instruction\nFill the audio semantic mask based on the given conditions:").input_ids) < 40
-
-
-def test_the_language_model_speaks_in_audio_codes(demo_checkpoint):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = demo_checkpoint / "acestep-5Hz-lm-demo"
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-    first, last = tokenizer.convert_tokens_to_ids(["<|audio_code_0|>", "<|audio_code_63|>"])
-    assert last - first == 63 and tokenizer.convert_ids_to_tokens(last + 1) is None
-    assert tokenizer.eos_token == "<|im_end|>"
-    chat = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "hello"}], add_generation_prompt=True, tokenize=False
+    song = next(song for song in store.songs if song.title.startswith("Clockwork Bird"))
+    text, lyrics = object.__new__(AceStepPipeline)._format_prompt(
+        prompt=f"{TRIGGER_WORD}, Lively tune with bell melody, bright and happy, steady beat",
+        lyrics="[Instrumental]",
+        vocal_language="unknown",
+        audio_duration=SONG_S,
+        bpm=126,
+        keyscale="C major",
+        timesignature="4",
     )
-    assert chat == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-    ids = tokenizer(chat + "<think><|audio_code_5|></think>", return_tensors="pt")
-    assert first + 5 in ids.input_ids[0].tolist()
-    assert model.generate(**ids, max_new_tokens=3, do_sample=False).shape[1] > ids.input_ids.shape[1]
+    assert (song.prompts[song.variants["caption.prepend"]], song.lyric_prompt) == (text, lyrics)
+    reader = loading.load_text_encoder(checkpoint, FP32, CPU)
+    encoder = loading.load_condition_encoder(checkpoint, FP32, CPU)
+    lyric_ids, text_ids = (reader.tokenizer(words, return_tensors="pt").input_ids for words in (lyrics, text))
+    condition, _ = encoder(
+        text_hidden_states=reader.model(input_ids=text_ids).last_hidden_state,
+        text_attention_mask=torch.ones(text_ids.shape, dtype=torch.bool),
+        lyric_hidden_states=reader.model.get_input_embeddings()(lyric_ids),
+        lyric_attention_mask=torch.ones(lyric_ids.shape, dtype=torch.bool),
+        refer_audio_acoustic_hidden_states_packed=encoder.silence_latent[:, :750],
+        refer_audio_order_mask=torch.zeros(1, dtype=torch.long),
+    )
+    tensors = store.load(song)
+    ours = join_condition(tensors.head[None], tensors.texts["caption.prepend"][None])
+    torch.testing.assert_close(ours, condition, rtol=0, atol=1e-5)
 
 
-def test_the_configuration_has_the_published_fields_and_split_sizes(checkpoint):
-    values = json.loads((checkpoint.dit / "config.json").read_text())
-    assert values["model_type"] == "acestep" and values["is_turbo"] is True
-    assert values["hidden_size"] != values["encoder_hidden_size"]  # mixing the two up must show
-    assert "auto_map" not in values
+def in_fp32(checkpoint: Checkpoint, target: Path, models: Path) -> Checkpoint:
+    """The model with every tensor in fp32, so that rounding hides nothing."""
+    shutil.copytree(checkpoint.dit, target)
+    tensors = load_file(target / "model.safetensors")
+    save_file({name: tensor.float() for name, tensor in tensors.items()}, target / "model.safetensors")
+    return resolve_checkpoint(target, [models])
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_an_adapter_is_saved_loaded_exported_and_merged(
+    kind: str, checkpoint: Checkpoint, models: Path, tmp_path: Path
+) -> None:
+    transformer = loading.load_transformer(checkpoint, FP32, CPU)
+    plain = output(transformer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        adapter = attach(transformer, ADAPTERS[kind])
+        for parameter in adapter.parameters():
+            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+    attached = output(transformer.eval())
+    effect = float((attached - plain).abs().max())
+    saved = save_adapter(adapter, tmp_path / "adapter")
+    assert effect > 0 and torch.equal(velocity(checkpoint, saved), attached)
+
+    checks, _ = check_adapter(OpenAdapter(saved, checkpoint), ExportOptions(dtype="fp32"), Job())
+    assert all(check.good and check.used == check.keys for check in checks), [check.lines for check in checks]
+    assert len(checks) == len(EXPORTS[kind])
+
+    base = in_fp32(checkpoint, tmp_path / "base", models)
+    merge_adapter(saved, base, tmp_path / "merged")
+    merged = velocity(resolve_checkpoint(tmp_path / "merged", [models]))
+    assert float((merged - attached).abs().max()) < 1e-3 * effect
+    adapter.detach_from_model()
+    assert torch.equal(output(transformer.eval()), plain), "without the adapter the model is itself"
+
+
+def few_steps(steps: int, **changes: object) -> TrainSettings:
+    """The demo's preset with fewer steps."""
+    values = {**preset_values("demo"), "max_steps": steps, "validate_every": steps, "warmup_steps": 2}
+    return TrainSettings.parse(values | {"save_every_steps": 0, "tensorboard": False} | changes, "test")
+
+
+def stop_after(steps: int) -> Job:
+    """A job that is asked to stop while the given step goes on."""
+
+    def listen(event: str, what: object) -> None:
+        if event == "progress" and getattr(what, "name", "") == "train" and what.done == steps:
+            job.request_stop()
+
+    job = Job(listen)
+    return job
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
+    checkpoint: Checkpoint, store: TensorStore, tmp_path: Path
+) -> None:
+    settings = few_steps(4)
+    whole = train(checkpoint, store, tmp_path / "whole", settings, Job())
+    stopped = train(checkpoint, store, tmp_path / "parts", settings, stop_after(2))
+    assert stopped.stopped and stopped.summary.step == 2
+    resumed = train(checkpoint, store, tmp_path / "parts", settings, Job(), resume=tmp_path / "parts")
+    assert resumed.summary.step == 4 and resumed.summary.best_validation == whole.summary.best_validation
+    one, other = (load_file(tmp_path / name / "final" / "adapter_model.safetensors") for name in ("whole", "parts"))
+    assert one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_it_knows_more_of_music_than_an_untrained_model(checkpoint: Checkpoint, store: TensorStore) -> None:
+    """Both on songs of a style that it was not trained on. The untrained one is the best for white noise."""
+    settings, config = few_steps(1), checkpoint.config
+    silence, null = loading.load_silence_latent(checkpoint), loading.load_null_condition(checkpoint)
+    validation = Validation(
+        load_data(store, settings).held_out, settings, Flow(config.timestep_mu, config.timestep_sigma)
+    )
+    trained = loading.load_transformer(checkpoint, FP32, CPU)
+    untrained = build_transformer(config.transformer_kwargs(), seed=1)
+    knows, guesses = (
+        validation.run(FlowModel(transformer, silence, null, CPU)).loss for transformer in (trained, untrained)
+    )
+    assert knows < 0.9 * guesses
+
+
+def test_training_on_the_demos_songs_lowers_the_loss_of_those_held_out(
+    checkpoint: Checkpoint, store: TensorStore, tmp_path: Path
+) -> None:
+    summary = train(checkpoint, store, tmp_path / "run", few_steps(24), Job()).summary
+    assert summary.best_step == 24 and summary.best_validation < summary.first_validation

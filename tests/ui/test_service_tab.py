@@ -13,6 +13,7 @@ from acestep.core.errors import UserError
 from acestep.core.gpu import GpuProcess, GpuReading
 from acestep.core.health import Check
 from acestep.core.jobs import Job, Stage
+from acestep.dataset.demo import DEMO_SONGS
 from acestep.ui.app import App
 from acestep.ui.header import stage_words
 from acestep.ui.machine import Machine, machine_html
@@ -88,7 +89,7 @@ def test_the_demo_is_prepared_once_and_keeps_what_was_edited(page: Page) -> None
     app = page.app
     page.handler("service.demo")()
     finish(app)
-    assert app.dataset is not None and len(app.dataset.songs) == 8
+    assert app.dataset is not None and len(app.dataset.songs) == len(DEMO_SONGS)
     assert app.dataset.settings.trigger_word == "demostyle"
     chosen = app.workspace
     assert (chosen.preset, chosen.train.max_steps) == ("demo", 120)

@@ -23,7 +23,7 @@ def test_a_run_is_watched_through_a_reload_and_stopped(
     preset = page.get_by_label("Preset", exact=True)
     preset.click()
     page.get_by_role("option", name="demo", exact=True).click()
-    expect(page.locator("#train-plan")).to_contain_text("120, 3 an epoch")
+    expect(page.locator("#train-plan")).to_contain_text("120, 4 an epoch")
 
     page.get_by_label("Rank", exact=True).fill("0")
     expect(page.locator("#setting-rank")).to_contain_text("greater than or equal to 1")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from acestep.core.errors import UserError
 from acestep.core.paths import atomic_folder, write_json, write_text
 from acestep.model.demo import DIT_FOLDER, LANGUAGE_MODEL_FOLDER
-from acestep.model.demo_text import write_language_model
 from acestep.model.names import to_original
+from acestep.model.untrained_text import write_language_model
 from acestep.model.variants import TEXT_ENCODER_FOLDER, VAE_FOLDER
 from demo_model.codes import Codes
 from demo_model.dit import Trainer

@@ -33,7 +33,7 @@ _PASS = -20.0
 """Logarithm of a snake's frequency so low that the snake passes its input through."""
 
 WAVE_WEIGHT, KL_WEIGHT = 0.15, 1e-3
-"""Beside the spectral loss. A larger weight of the KL keeps the latents from being used at all for hundreds of steps."""
+"""Beside the spectral loss. A larger weight of the KL keeps the latents from being used for hundreds of steps."""
 
 FFT_SIZES = (128, 512, 1024, 2048, 4096)
 FLOOR = 3e-4

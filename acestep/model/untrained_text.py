@@ -1,4 +1,4 @@
-"""The demo model's texts: a small byte-level tokenizer, a tiny text encoder and a tiny 5 Hz language model."""
+"""The untrained model's texts: a small byte-level tokenizer, a tiny text encoder and a tiny 5 Hz language model."""
 
 from __future__ import annotations
 

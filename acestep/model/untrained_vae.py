@@ -1,4 +1,4 @@
-"""The demo model's VAE: a narrow Oobleck with the published strides, whose random weights are put in scale.
+"""The untrained model's VAE: a narrow Oobleck with the published strides, whose random weights are put in scale.
 
 Untrained, it does not reconstruct. It does what the rest of the program needs: latents follow the loudness
 and colour of the music, have about unit power, and decoding them makes sound of moderate level.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LATENT_WIDTH = 8
-"""Latent channels. The published VAE has 64, and its first layers at 48 kHz would be too slow for a demo."""
+"""Latent channels. The published VAE has 64, and its first layers at 48 kHz would be too slow for tests."""
 
 SAMPLE_RATE = 48_000
 LATENT_MEAN, LATENT_STD = 0.45, 0.65

@@ -1,4 +1,4 @@
-"""The demo model's DiT, condition encoder and audio tokenizer: small, with weights that behave as if pre-trained.
+"""The untrained model's DiT, condition encoder and audio tokenizer: small, with weights that behave as if pre-trained.
 
 Purely random weights predict velocities without relation to their input. These are set so that the model is
 already the best predictor for music it knows nothing about, white noise of unit power: with
