@@ -178,7 +178,7 @@ def optimizer_step(session: Session, epoch: int, micro_batches: list[list[Sample
     started = session.clock()
     with room_for(session, micro_batches):
         total, data_seconds = accumulate(session, epoch, micro_batches)
-    loss_value = float(session.processes.add_up(session.adapter.parameters(), total))
+    loss_value = float(session.processes.add_up(session.adapter, total))
     grad_norm = clip(session)
     applied = math.isfinite(loss_value) and math.isfinite(grad_norm)
     if applied:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from lightning_fabric import Fabric
 
+from acestep.adapters import Adapter
 from acestep.core.device import DeviceChoice
 from acestep.core.errors import UserError
 from acestep.settings import HardwareSettings
@@ -49,10 +50,13 @@ class Processes:
         """This process's part of an optimizer step, each micro-batch with its number in the step."""
         return list(enumerate(micro_batches))[self.rank :: self.count]
 
-    def add_up(self, parameters: Sequence[torch.nn.Parameter], total: torch.Tensor) -> torch.Tensor:
+    def add_up(self, adapter: Adapter, total: torch.Tensor) -> torch.Tensor:
         """Sum gradients and `total` over all processes; parameters without a gradient count as zero."""
         if self.count == 1:
             return total
+        if self.scaler is not None:
+            self.scaler.scale(total)  # begins with the first loss it sees, and a process without work has none
+        parameters = adapter.parameters()
         parts = [
             (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).reshape(-1)
             for parameter in parameters

@@ -19,6 +19,7 @@ from acestep.cli.command import Output
 from acestep.core.events import read_events
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
+from acestep.training.processes import Processes
 from acestep.training.train import train
 
 
@@ -122,3 +123,20 @@ def test_only_the_first_process_has_an_exit_code(monkeypatch: pytest.MonkeyPatch
     assert cli.run(stopped, None, as_json=False) == 130  # type: ignore[arg-type]
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert cli.run(stopped, None, as_json=False) == 0  # type: ignore[arg-type]
+
+
+def test_a_process_without_work_takes_its_part_in_fp16_too() -> None:
+    """Two cards and one pass a step: the second has no loss of its own, and steps with the gradient of the first."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    fabric = SimpleNamespace(
+        world_size=2,
+        global_rank=1,
+        strategy=SimpleNamespace(precision=SimpleNamespace(scaler=scaler)),
+        all_reduce=lambda flat, reduce_op: flat + 8.0,  # what the first process adds
+    )
+    weight = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    Processes(fabric).add_up(SimpleNamespace(parameters=lambda: [weight]), torch.zeros(()))  # type: ignore[arg-type]
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    assert weight.tolist() == [-2.0, -2.0, -2.0]
