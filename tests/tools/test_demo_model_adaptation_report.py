@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
+from demo_model import evaluate_adaptation
 from demo_model.adaptation_bench import CAPTIONS, WITH_TRIGGER, WITHOUT_TRIGGER
 from demo_model.evaluate_adaptation import Plan, overfitting, report
+
+from acestep.settings import TrainSettings
 
 REFERENCE = {
     "losses": dict.fromkeys(CAPTIONS, 1.0),
@@ -58,3 +65,23 @@ def test_a_long_run_shows_its_best_step() -> None:
 def test_settings_win_over_the_preset() -> None:
     settings = Plan(preset="demo", settings={"rank": "4"}).train_settings(seed=3)
     assert (settings.rank, settings.batch_size, settings.seed) == (4, 2, 3)
+
+
+def test_a_long_run_is_judged_at_every_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (10, 20, 100):
+        (tmp_path / f"step_{step:06}").mkdir()
+        (tmp_path / f"step_{step:06}" / "state.json").write_text("{}", encoding="utf-8")
+    asked: list[TrainSettings] = []
+
+    def trained(_bench: object, _store: object, _out: Path, settings: TrainSettings, longest_s: float | None) -> object:
+        assert longest_s is None
+        asked.append(settings)
+        return SimpleNamespace(run=SimpleNamespace(checkpoints=tmp_path))
+
+    monkeypatch.setattr(evaluate_adaptation, "train_at_most", trained)
+    monkeypatch.setattr(evaluate_adaptation, "attached", lambda _bench, _adapter: nullcontext())
+    losses = iter((1.0, 0.8, 0.7, 0.9))
+    bench = SimpleNamespace(style_songs=None, loss=lambda _songs: next(losses))
+    curve = evaluate_adaptation.long_run(bench, None, tmp_path, Plan(settings={"max_steps": "20"}), steps=100)
+    assert curve == {"steps": [0, 10, 20, 100], "losses": [1.0, 0.8, 0.7, 0.9]}
+    assert (asked[0].max_steps, asked[0].save_every_steps, asked[0].keep_last) == (100, 10, 0)
