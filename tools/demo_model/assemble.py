@@ -23,6 +23,9 @@ from demo_model.state import load_state
 from demo_model.texts import make_tokenizer
 from demo_model.vae import load_trained, silence_latent
 
+MEASURED = Path(__file__).with_name("measured.md")
+"""What `tools/evaluate_demo_model.py` found about the weights that are shipped; written anew with new weights."""
+
 README = """# The demo's ACE-Step model
 
 A small model in the layout of ACE-Step 1.5 that really plays: {parameters:.1f} million weights in bf16. It was trained
@@ -75,7 +78,7 @@ def assemble(work: Path, out: Path, machine: str = "Trained on two CPU cores.") 
         size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
         rows = [f"| {stage} | {found['step']} | {found['seconds'] / 3600:.2f} |" for stage, found in facts.items()]
         text = README.format(parameters=size / 2e6, rows="\n".join(rows), machine=machine)
-        write_text(folder / "README.md", text)
+        write_text(folder / "README.md", f"{text}\n{MEASURED.read_text(encoding='utf-8')}")
         for file in folder.rglob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes private files
     return f"{out}: {size / 1e6:.1f} MB of weights"
