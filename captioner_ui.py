@@ -9,7 +9,6 @@ import gradio as gr
 from acestep.core.paths import output_folder
 from acestep.ui.app import App
 from acestep.ui.captioner_tab import build_captioner, build_computer
-from acestep.ui.filled import FilledBlocks
 from acestep.ui.header import build_header
 from acestep.ui.page import Page
 from acestep.ui.serving import ServeOptions, serve
@@ -22,7 +21,7 @@ MEMORY = "captioner_config.json"
 def build(app: App) -> tuple[gr.Blocks, Page]:
     """The whole page, not yet served."""
     page = Page(app)
-    with FilledBlocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as blocks:
         build_header(page, TITLE, shows_way=False)
         with gr.Tabs(elem_id="tabs"):
             build_captioner(page)

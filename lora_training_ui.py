@@ -11,7 +11,6 @@ from acestep.ui.app import App
 from acestep.ui.dataset_tab import build_dataset
 from acestep.ui.demo import start_demo
 from acestep.ui.export_tab import build_export
-from acestep.ui.filled import FilledBlocks
 from acestep.ui.header import build_header
 from acestep.ui.listen_tab import build_listen
 from acestep.ui.page import Page
@@ -27,7 +26,7 @@ TITLE = "ACE-Step LoRA Trainer"
 def build(app: App) -> tuple[gr.Blocks, Page]:
     """The whole page, not yet served."""
     page = Page(app)
-    with FilledBlocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as blocks:
         build_header(page, TITLE)
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             build_service(page)

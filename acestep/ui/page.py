@@ -1,15 +1,13 @@
 """The frame under an app's page: its tabs, and the clock by which open pages follow the app.
 
 A page never holds work. Once a second it looks at the app and redraws what has changed, so that a reload, a second
-window and another browser all show the same. What somebody types is never drawn over: a page is served with its fields
-filled in, and a text that was changed by hand is left alone.
+window and another browser all show the same. What somebody types is never drawn over: fields are right before their
+tab is seen, and a text that was changed by hand is left alone.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
-import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,14 +18,11 @@ import gradio as gr
 
 from acestep.core.errors import UserError
 from acestep.ui.app import App
-from acestep.ui.filled import FilledBlocks
 from acestep.ui.wiring import BUG, Handler, Wires, problem
 
 LOOK_EVERY_S = 1.0
 FRAME = "frame"
 """Name of what stands above the tabs and is always seen."""
-SERVED_KNOWN = 100
-"""Of so many states of the fields it is known that pages were served with them."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,10 +50,6 @@ class Watcher:
     inputs: tuple[str, ...] = ()
     unseen: bool = False
 
-    @property
-    def key(self) -> str:
-        return f"{self.wires.tab}.{self.name}"
-
     def look(self, before: Hashable, shown: Mapping[str, Any] | None = None) -> tuple[Hashable, dict[Any, Any]]:
         """The sign now, and updates where it is another than `before`; `shown` is what its inputs hold."""
         shown = shown or {}
@@ -85,8 +76,6 @@ class Page:
     tabs: dict[str, Wires] = field(default_factory=dict)
     watchers: list[Watcher] = field(default_factory=list)
     _blocks: dict[str, gr.Tab] = field(default_factory=dict)
-    _served: dict[str, dict[str, Hashable]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def tab(self, name: str, label: str) -> Iterator[Wires]:
@@ -114,8 +103,7 @@ class Page:
         """Redraw `outputs` by `show` whenever `sign` gives something new while the part is seen.
 
         What the parts `inputs` hold on each page goes into both; keep it small, as it is sent with every look.
-        Fields are followed `unseen`, too, and pages are served with them: drawn when their tab opens, they would take
-        away what is typed at once.
+        Fields are followed `unseen`, too: drawn when their tab opens, they would take away what is typed at once.
         """
         wires.handlers[name] = show
         self.watchers.append(Watcher(wires, name, sign, show, tuple(outputs), tuple(inputs), unseen))
@@ -135,52 +123,40 @@ class Page:
         return self.tabs[tab].handlers[name]
 
     def start_clock(self, blocks: gr.Blocks) -> None:
-        """Look once a second, and at once when the page is opened or another tab is chosen."""
-        served = unseen_text("Served")
-        if isinstance(blocks, FilledBlocks):
-            blocks.fill = lambda: self._fields(served)
+        """Look at once when the page is opened or another tab is chosen, and once a second after the first look."""
         seen, selected = gr.State({}), gr.State(next(iter(self._blocks)))
         problems = [wires.problem for wires in self.tabs.values()]
         shown = [watcher.wires.parts[part] for watcher in self.watchers for part in watcher.outputs]
         asked = list(dict.fromkeys(watcher.wires.parts[part] for watcher in self.watchers for part in watcher.inputs))
         options: dict[str, Any] = {
-            "inputs": [selected, seen, served, *asked],
+            "inputs": [selected, seen, *asked],
             "outputs": list(dict.fromkeys([seen, *problems, *shown])),
             "show_progress": "hidden",
             "api_visibility": "private",
         }
 
-        def look(tab: str, signs: dict[str, Hashable], state: str, *values: Any) -> dict[Any, Any]:
+        def look(tab: str, signs: dict[str, Hashable], *values: Any) -> dict[Any, Any]:
             holds = dict(zip(asked, values, strict=True))
-            signs = signs or self._served.get(state, {})
             now = dict(signs)
             updates: dict[Any, Any] = {}
             for watcher in self.watchers:
                 if watcher.unseen or watcher.wires.tab in (FRAME, tab):
+                    key = f"{watcher.wires.tab}.{watcher.name}"
                     shown = {part: holds[watcher.wires.parts[part]] for part in watcher.inputs}
-                    now[watcher.key], changed = watcher.look(now.get(watcher.key), shown)
+                    now[key], changed = watcher.look(now.get(key), shown)
                     updates |= changed
             return {seen: now if now != signs else gr.skip(), **updates}
 
-        gr.Timer(LOOK_EVERY_S).tick(look, trigger_mode="once", **options)
-        blocks.load(look, **options)
+        clock = gr.Timer(LOOK_EVERY_S, active=False)
+        clock.tick(look, trigger_mode="once", **options)
+        # a second look beside a slow first one would draw every field twice, the second time over what is typed by then
+        blocks.load(look, **options).then(
+            lambda: gr.Timer(active=True), outputs=clock, show_progress="hidden", api_visibility="private"
+        )
         for name, block in self._blocks.items():
             block.select(
                 lambda name=name: name, outputs=selected, api_visibility="private", show_progress="hidden"
             ).then(look, **options)
-
-    def _fields(self, served: gr.Textbox) -> dict[Any, Any]:
-        """What is to stand in the fields of a page that is served now, and in `served` the name of that state."""
-        with self._lock:
-            looks = {watcher.key: watcher.look(None) for watcher in self.watchers if watcher.unseen}
-            signs = {key: sign for key, (sign, _) in looks.items()}
-            name = next((name for name, known in self._served.items() if known == signs), secrets.token_hex(6))
-            self._served.pop(name, None)  # the state served last stands last
-            self._served[name] = signs
-            if len(self._served) > SERVED_KNOWN:
-                del self._served[next(iter(self._served))]
-            updates = {part: update for _, changed in looks.values() for part, update in changed.items()}
-            return {**updates, served: name}
 
 
 def drawn(part: str) -> str:
@@ -190,13 +166,7 @@ def drawn(part: str) -> str:
 
 def add_drawn(wires: Wires, part: str) -> None:
     """Let pages know which text of a field is not of their user's typing; at first there is none."""
-    wires.add(**{drawn(part): unseen_text("Drawn")})
-
-
-def unseen_text(label: str) -> gr.Textbox:
-    """A text that each page holds for the app alone."""
-    with gr.Row(elem_classes=["unseen"]):  # beside other fields it would hide them, too
-        return gr.Textbox(label=label, elem_classes=["unseen"])
+    wires.add(**{drawn(part): gr.State("")})
 
 
 def followed(part: str, text: str, shown: Mapping[str, Any]) -> dict[str, Any]:

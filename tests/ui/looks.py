@@ -10,23 +10,22 @@ from acestep.ui.page import Page
 
 
 class OpenPage:
-    """One page as it is served and then stays open: what its parts hold, by "tab.part", and what it has seen."""
+    """One open page: what its parts hold, by "tab.part", and what it has seen."""
 
     def __init__(self, blocks: gr.Blocks, page: Page, tab: str) -> None:
         self.tab = tab
+        self.holds: dict[str, Any] = {}
         self._names = {
             part: f"{wires.tab}.{name}" for wires in page.tabs.values() for name, part in wires.parts.items()
         }
-        self._look = next(function for function in blocks.fns.values() if function.name == "look")
+        functions = {function.name: function for function in blocks.fns.values()}
+        self._look = functions["look"]
         self._signs: Any = {}
-        served = {item["id"]: item["props"].get("value") for item in blocks.config["components"]}
-        self._state = served[self._look.inputs[2]._id]
-        self.holds = {name: served.get(part._id) for part, name in self._names.items()}
 
     def look(self) -> dict[str, Any]:
         """One look; returns what it draws, by "tab.part", which then stands on the page."""
-        inputs = [self.holds[self._names[part]] for part in self._look.inputs[3:]]
-        answer = self._look.fn(self.tab, self._signs, self._state, *inputs)
+        inputs = [self.holds.get(self._names[part], getattr(part, "value", None)) for part in self._look.inputs[2:]]
+        answer = self._look.fn(self.tab, self._signs, *inputs)
         drawn = {self._names[part]: update for part, update in answer.items() if part in self._names}
         seen = next(update for part, update in answer.items() if part is self._look.inputs[1])
         if not (isinstance(seen, dict) and seen.get("__type__") == "update"):  # nothing new was seen
