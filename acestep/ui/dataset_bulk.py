@@ -201,6 +201,7 @@ def build_settings(page: Page, wires: Wires) -> None:
         lambda: app.dataset and (app.labels.generation, app.dataset.settings),
         lambda: controls.updates(app.dataset.settings.model_dump()) if app.dataset else {},
         names,
+        unseen=True,
     )
 
 

@@ -188,9 +188,9 @@ def save_label(app: App, name: str, song: str, page: str, typing: bool = False, 
 
 
 def _same(typed: Any, kept: Any) -> bool:
-    if isinstance(kept, bool):
-        return bool(typed == kept)
-    return str("" if typed is None else typed).strip() == str("" if kept is None else kept).strip()
+    if isinstance(kept, str):
+        return str(typed or "").strip() == kept.strip()
+    return bool(typed == kept)
 
 
 def pick(app: App, picked: dict[str, str], search: str, show: str, order: list[Any], page: str = "") -> dict[str, Any]:

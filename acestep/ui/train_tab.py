@@ -181,7 +181,7 @@ def _wire_form(page: Page, wires: Wires, form: Form) -> None:
 
     app = page.app
     shown = [*settings, *families, "preset", "drawn", *PLAN]
-    page.watch(wires, "form", form.sign, form.follow, shown, ["drawn"])
+    page.watch(wires, "form", form.sign, form.follow, shown, ["drawn"], unseen=True)
     page.follow_text(wires, "place", "tensors", lambda: app.workspace.tensors)
     page.watch(
         wires,
