@@ -25,7 +25,7 @@ WIDEST_SLIDER = 100
 """Whole numbers over a wider range than this are typed and not slid."""
 
 UNSET = "as the model or dataset says"
-"""The choice that stands for a setting left open."""
+"""What stands for a setting left open."""
 
 
 def title_of(name: str) -> str:
@@ -104,7 +104,9 @@ def component(knob: Knob, value: Any) -> gr.components.Component:
 
 def _number(knob: Knob, kind: type, optional: bool, common: dict[str, Any]) -> gr.components.Component:
     low, high = knob.minimum, knob.maximum
-    if kind is int and not optional and low is not None and high is not None and high - low <= WIDEST_SLIDER:
+    if optional:  # a number field that Gradio brings onto the page makes 0 of nothing
+        return gr.Textbox(lines=1, max_lines=1, placeholder=UNSET, **common)
+    if kind is int and low is not None and high is not None and high - low <= WIDEST_SLIDER:
         return gr.Slider(minimum=low, maximum=high, step=1, **common)
     # bounds are left to the settings, whose sentence stands at the field
     return gr.Number(precision=0 if kind is int else None, **common)
@@ -134,6 +136,7 @@ def to_shown(knob: Knob, value: Any) -> Any:
 def from_shown(knob: Knob, shown: Any) -> Any:
     """What a control holds as a setting's value. What cannot be read stays as it is, for the settings to refuse."""
     kind, optional = _kind(knob.annotation)
+    shown = shown.strip() if kind in (int, float) and isinstance(shown, str) else shown
     if optional and shown in (None, "", "unset"):
         return None
     if typing.get_origin(kind) in (list, dict) and isinstance(shown, str):  # a dict: its NAME=NUMBER lines

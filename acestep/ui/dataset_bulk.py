@@ -201,7 +201,6 @@ def build_settings(page: Page, wires: Wires) -> None:
         lambda: app.dataset and (app.labels.generation, app.dataset.settings),
         lambda: controls.updates(app.dataset.settings.model_dump()) if app.dataset else {},
         names,
-        unseen=True,
     )
 
 

@@ -69,10 +69,12 @@ def field_component(name: str) -> gr.components.Component:
         return gr.Dropdown(choices, min_width=150, **common)
     if isinstance(NOT_SAID[name], bool):
         return gr.Checkbox(**common)
-    if name in ("bpm", "repeat"):
+    if name == "repeat":
         return gr.Number(precision=0, min_width=150, **common)
+    if name == "bpm":  # it may be empty, and a number field that Gradio brings onto the page makes 0 of nothing
+        return gr.Textbox(lines=1, max_lines=1, min_width=150, **common)
     lines = {"caption": 3, "lyrics": 9}.get(name, 1)
-    return gr.Textbox(lines=lines, max_lines=max(lines, 1) * 2, **common)
+    return gr.Textbox(lines=lines, max_lines=lines * 2, **common)
 
 
 def shown_value(song: Song, name: str) -> Any:

@@ -103,7 +103,6 @@ def _wire(page: Page, wires: Wires, controls: Controls, keys: list[str], buttons
         lambda: "opened",
         lambda: show_settings(app, controls, keys),
         [*settings, "label_about", *keys],
-        unseen=True,
     )
     page.watch(wires, "label_done", partial(label_sign, app), partial(show_report, app), ["label_report"])
 

@@ -140,7 +140,7 @@ def good(name: str, **values: Any) -> Any:
     return gr.update(info=help_of_label(name), elem_classes=["setting"], **values)
 
 
-def about(app: App, song: Song, warnings: list[str] | None = None, said: str = "") -> dict[str, Any]:
+def about(app: App, song: Song, warnings: list[str] | None = None) -> dict[str, Any]:
     """What follows from a song's labels: its prompts, where they are kept, and what is doubtful."""
     dataset = app.labels.history.dataset
     text, lyrics = training_prompts(dataset, song, app.workspace.preprocess.max_duration_s)
@@ -148,7 +148,7 @@ def about(app: App, song: Song, warnings: list[str] | None = None, said: str = "
     items = "".join(f"<li>{escape(note)}</li>" for note in [*(warnings or []), *found])
     return {
         "prompt": f"<pre class='prompt'>{escape(text)}</pre><pre class='prompt'>{escape(lyrics)}</pre>",
-        "saved": f'<p class="quiet" role="status">{escape(said or saved_words(app, song))}</p>',
+        "saved": f'<p class="quiet" role="status">{escape(app.labels.said or saved_words(app, song))}</p>',
         "notes": f'<ul class="problems">{items}</ul>' if items else "",
     }
 
@@ -188,9 +188,9 @@ def save_label(app: App, name: str, song: str, page: str, typing: bool = False, 
 
 
 def _same(typed: Any, kept: Any) -> bool:
-    if isinstance(kept, str):
-        return str(typed or "").strip() == kept.strip()
-    return bool(typed == kept)
+    if isinstance(kept, bool):
+        return bool(typed == kept)
+    return str("" if typed is None else typed).strip() == str("" if kept is None else kept).strip()
 
 
 def pick(app: App, picked: dict[str, str], search: str, show: str, order: list[Any], page: str = "") -> dict[str, Any]:
@@ -218,7 +218,8 @@ def move(app: App, way: str, song: str, page: str = "") -> dict[str, Any]:
     names = [after.relative for _, after in edit.draft.songs]
     what = names[0] if len(names) == 1 else f"{len(names)} songs"
     said = f"{'Taken back' if way == 'undo' else 'Made again'}: {edit.draft.title}, {what if names else 'all songs'}."
-    return {**show_song(app, found, page), **about(app, found, said=said)}
+    app.labels.said = said  # also for a look at the app that is under way, and for other pages
+    return show_song(app, found, page)
 
 
 def form_sign(app: App, song: str, page: str) -> Hashable:

@@ -82,7 +82,6 @@ def _build_format(page: Page, wires: Wires) -> None:
         lambda: app.filled["export"],
         lambda: controls.updates(app.workspace.export.model_dump()),
         controls.knobs,
-        unseen=True,
     )
     _result(page, wires, "export", lambda result: export_html(app, *result))
 

@@ -31,6 +31,8 @@ class LabelDesk:
         self.revision = 0
         self.generation = 0
         self.saved_at: float | None = None
+        self.said = ""
+        """What the last step back or forth did; every other edit ends it."""
         self._clock = clock
         self._history: History | None = None
         self._touched: dict[tuple[str, str], tuple[int, str]] = {}
@@ -57,6 +59,7 @@ class LabelDesk:
             self.generation += 1
             self.revision += 1
             self.saved_at = self._typing = None
+            self.said = ""
             self._touched.clear()
 
     def carry_over(self, dataset: Dataset, since: int) -> None:
@@ -178,7 +181,7 @@ class LabelDesk:
     def _note(self, draft: Draft, authors: dict[tuple[str, str], str] | None = None) -> None:
         """Remember what was changed, and which page shows it already."""
         self.revision += 1
-        self.saved_at = self._clock()
+        self.saved_at, self.said = self._clock(), ""
         for before, after in draft.songs:
             for name in NOT_SAID:
                 times = name == "lyrics" and before.timed_lyrics != after.timed_lyrics

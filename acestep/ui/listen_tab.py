@@ -62,7 +62,6 @@ def build_listen(page: Page) -> None:
             lambda: (app.filled["generate"], app.filled["sweep"]),
             lambda: show_form(app, prompt, sweep),
             settings,
-            unseen=True,
         )
         page.watch(wires, "played", lambda: history_sign(app), lambda: {"played": history_html(app)}, ["played"])
 

@@ -1,8 +1,7 @@
 """The frame under an app's page: its tabs, and the clock by which open pages follow the app.
 
 A page never holds work. Once a second it looks at the app and redraws what has changed, so that a reload, a second
-window and another browser all show the same. What somebody types is never drawn over: fields are right before their
-tab is seen, and a text that was changed by hand is left alone.
+window and another browser all show the same. A text that was changed by hand is left alone.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ class Trouble:
 class Watcher:
     """A part of the page that follows the app: `sign` is cheap and changes when `show` would draw something else.
 
-    Both get what stands in the parts named by `inputs` on the page that looks, by keyword. `unseen` parts are followed
-    whatever tab is seen.
+    Both get what stands in the parts named by `inputs` on the page that looks, by keyword.
     """
 
     wires: Wires
@@ -48,7 +46,6 @@ class Watcher:
     show: Handler
     outputs: tuple[str, ...]
     inputs: tuple[str, ...] = ()
-    unseen: bool = False
 
     def look(self, before: Hashable, shown: Mapping[str, Any] | None = None) -> tuple[Hashable, dict[Any, Any]]:
         """The sign now, and updates where it is another than `before`; `shown` is what its inputs hold."""
@@ -98,24 +95,20 @@ class Page:
         show: Handler,
         outputs: Iterable[str],
         inputs: Iterable[str] = (),
-        unseen: bool = False,
     ) -> None:
         """Redraw `outputs` by `show` whenever `sign` gives something new while the part is seen.
 
         What the parts `inputs` hold on each page goes into both; keep it small, as it is sent with every look.
-        Fields are followed `unseen`, too: drawn when their tab opens, they would take away what is typed at once.
         """
         wires.handlers[name] = show
-        self.watchers.append(Watcher(wires, name, sign, show, tuple(outputs), tuple(inputs), unseen))
+        self.watchers.append(Watcher(wires, name, sign, show, tuple(outputs), tuple(inputs)))
 
     def follow_text(self, wires: Wires, name: str, part: str, wanted: Callable[[], str]) -> None:
         """Let the text field `part` show what `wanted` says, but leave it to whoever has typed into it."""
         if drawn(part) not in wires.parts:
             add_drawn(wires, part)
         inputs = [part, drawn(part)]
-        self.watch(
-            wires, name, lambda **_: wanted(), lambda **shown: followed(part, wanted(), shown), inputs, inputs, True
-        )
+        self.watch(wires, name, lambda **_: wanted(), lambda **shown: followed(part, wanted(), shown), inputs, inputs)
 
     def handler(self, path: str) -> Handler:
         """A handler by "tab.name", to be called without a browser."""
@@ -123,7 +116,7 @@ class Page:
         return self.tabs[tab].handlers[name]
 
     def start_clock(self, blocks: gr.Blocks) -> None:
-        """Look at once when the page is opened or another tab is chosen, and once a second after the first look."""
+        """Look once a second, and at once when the page is opened or another tab is chosen."""
         seen, selected = gr.State({}), gr.State(next(iter(self._blocks)))
         problems = [wires.problem for wires in self.tabs.values()]
         shown = [watcher.wires.parts[part] for watcher in self.watchers for part in watcher.outputs]
@@ -140,19 +133,15 @@ class Page:
             now = dict(signs)
             updates: dict[Any, Any] = {}
             for watcher in self.watchers:
-                if watcher.unseen or watcher.wires.tab in (FRAME, tab):
+                if watcher.wires.tab in (FRAME, tab):
                     key = f"{watcher.wires.tab}.{watcher.name}"
                     shown = {part: holds[watcher.wires.parts[part]] for part in watcher.inputs}
                     now[key], changed = watcher.look(now.get(key), shown)
                     updates |= changed
             return {seen: now if now != signs else gr.skip(), **updates}
 
-        clock = gr.Timer(LOOK_EVERY_S, active=False)
-        clock.tick(look, trigger_mode="once", **options)
-        # a second look beside a slow first one would draw every field twice, the second time over what is typed by then
-        blocks.load(look, **options).then(
-            lambda: gr.Timer(active=True), outputs=clock, show_progress="hidden", api_visibility="private"
-        )
+        gr.Timer(LOOK_EVERY_S).tick(look, trigger_mode="once", **options)
+        blocks.load(look, **options)
         for name, block in self._blocks.items():
             block.select(
                 lambda name=name: name, outputs=selected, api_visibility="private", show_progress="hidden"

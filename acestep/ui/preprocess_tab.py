@@ -54,7 +54,6 @@ def build_preprocess(page: Page) -> None:
             lambda: app.filled["preprocess"],
             lambda: controls.updates(app.workspace.preprocess.model_dump()),
             settings,
-            unseen=True,
         )
         page.watch(wires, "report", lambda: report_sign(app), lambda: show_report(app), ["report", "plan"])
 

@@ -160,7 +160,8 @@ def show_models(app: App) -> dict[str, Any]:
     empty = f"<p>There is no model in {escape(str(folder))}. Download one, or take the small one of the demo.</p>"
     trouble = problems_html(problems) if found or problems else empty
     return {
-        "models": gr.update(choices=choices, value=chosen or None, visible=bool(choices)),
+        # without a model chosen, the value is left alone: somebody may just be choosing one
+        "models": gr.update(choices=choices, visible=bool(choices), **({"value": chosen} if chosen else {})),
         "trouble": gr.update(value=trouble, visible=bool(trouble)),
     }
 

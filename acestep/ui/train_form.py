@@ -338,9 +338,13 @@ def measure(form: Form, shown: dict[str, Any]) -> Updates:
 
 
 def start(form: Form, shown: dict[str, Any]) -> Updates:
-    """Check everything and begin the run."""
-    app, settings = form.app, form.settings(shown)
-    app.choose(train=settings, tensors=str(app.roots.resolve(shown["tensors"], "Tensor folder")))
+    """Check everything and begin the run. A page that was clicked before the form was drawn means the form as it is."""
+    app = form.app
+    if shown["drawn"] is None:
+        settings, tensors = app.workspace.train, app.workspace.tensors
+    else:
+        settings, tensors = form.settings(shown), shown["tensors"]
+    app.choose(train=settings, tensors=str(app.roots.resolve(tensors, "Tensor folder")))
     chosen_inputs(app)
     start_run(app, settings, shown["run_name"].strip())
     return {"run_name": ""}

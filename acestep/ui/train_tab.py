@@ -166,7 +166,7 @@ def _wire_form(page: Page, wires: Wires, form: Form) -> None:
         parts["start"].click,
         "start",
         lambda **s: forms.start(form, s),
-        ["tensors", "run_name", *settings],
+        ["drawn", "tensors", "run_name", *settings],
         ["run_name"],
     )
 
@@ -181,7 +181,7 @@ def _wire_form(page: Page, wires: Wires, form: Form) -> None:
 
     app = page.app
     shown = [*settings, *families, "preset", "drawn", *PLAN]
-    page.watch(wires, "form", form.sign, form.follow, shown, ["drawn"], unseen=True)
+    page.watch(wires, "form", form.sign, form.follow, shown, ["drawn"])
     page.follow_text(wires, "place", "tensors", lambda: app.workspace.tensors)
     page.watch(
         wires,

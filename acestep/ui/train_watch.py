@@ -81,7 +81,7 @@ def wire_watch(page: Page, wires: Wires, live: Live, form: Form) -> None:
     page.watch(
         wires, "runs", lambda: runs_sign(live), lambda: show_runs(live), ["run", "resume", "longer", "save", "preview"]
     )
-    page.watch(wires, "look", lambda: 0, lambda: show_look(live), ["smoothing", "logarithmic"], unseen=True)
+    page.watch(wires, "look", lambda: 0, lambda: show_look(live), ["smoothing", "logarithmic"])
     page.watch(
         wires,
         "part",

@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, Settings, TrainSettings
+from acestep.settings import (
+    CaptionSettings,
+    DatasetSettings,
+    GenerateSettings,
+    PreprocessSettings,
+    Settings,
+    TrainSettings,
+)
 from acestep.settings.base import SettingsError, fields_of
 from acestep.ui.controls import Controls, by_group, from_shown, title_of, to_shown
+from acestep.ui.dataset_fields import field_component
 
 MODULES = ["layers.0.self_attn.q_proj", "layers.3.mlp.up_proj"]
 CLASSES = (TrainSettings, PreprocessSettings, GenerateSettings, DatasetSettings)
@@ -65,6 +73,19 @@ def test_a_problem_stands_at_its_field_and_goes_again() -> None:
     wrong, right = controls.marked("rank", "Too large."), controls.marked("rank", None)
     assert wrong["info"] == "Too large." and "wrong" in wrong["elem_classes"]
     assert "LoRA rank" in right["info"] and "wrong" not in right["elem_classes"]
+
+
+def test_a_number_that_may_be_left_open_is_no_number_field() -> None:
+    """Gradio's number field shows 0 in the place of nothing when it comes onto the page."""
+    fields = [field_component("bpm")]
+    for settings in (*CLASSES, CaptionSettings):
+        controls = Controls(settings)
+        controls.draw(settings.model_fields, {})
+        fields += [part for name, part in controls.components.items() if settings.model_fields[name].default is None]
+    assert len(fields) > 10 and not any(isinstance(field, gr.Number) for field in fields)
+    bpm = next(knob for knob in fields_of(GenerateSettings) if knob.name == "bpm")
+    assert [from_shown(bpm, text) for text in ("", " ", None)] == [None] * 3
+    assert GenerateSettings.parse({"bpm": from_shown(bpm, " 120 ")}, "the page").bpm == 120
 
 
 def test_wrong_settings_name_every_field() -> None:

@@ -144,6 +144,8 @@ def test_an_edit_is_on_disk_at_once_and_undo_takes_it_back(opened: Page, songs: 
     back = opened.handler("dataset.undo")(song=form["song"])
     assert back["label_caption"]["value"].startswith("Driving") and "Taken back" in back["saved"]
     assert untouched(songs, demo_songs)
+    late = opened.handler("dataset.form")(song=form["song"], page="me")
+    assert "Taken back" in late["saved"], "a look that was under way says it, too"
     assert opened.handler("dataset.redo")(song=form["song"])["label_caption"]["value"] == "A slow train"
     with pytest.raises(UserError, match="No song is chosen"):
         opened.handler("dataset.undo")(song="")

@@ -108,12 +108,12 @@ def test_wrong_values_are_named_and_nothing_starts(page: Page) -> None:
     ):
         with pytest.raises(SettingsError) as caught:
             page.handler("train.start")(
-                tensors=page.app.workspace.tensors, run_name="", **shown(TrainSettings()) | values
+                drawn=0, tensors=page.app.workspace.tensors, run_name="", **shown(TrainSettings()) | values
             )
         assert field in caught.value.fields
     assert page.app.background.current is None
     with pytest.raises(UserError, match="outside the folders"):
-        page.handler("train.start")(tensors="/etc", run_name="", **shown(TrainSettings()))
+        page.handler("train.start")(drawn=0, tensors="/etc", run_name="", **shown(TrainSettings()))
     page.app.choose(model="")
     with pytest.raises(UserError, match="No model is chosen"):
         start(page, TrainSettings())

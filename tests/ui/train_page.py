@@ -114,7 +114,7 @@ def page_of(app: App) -> Page:
 def start(page: Page, settings: TrainSettings, name: str = "") -> Path:
     """Start a run by the page's own handler; returns its folder."""
     tensors = page.app.workspace.tensors
-    page.handler("train.start")(tensors=tensors, run_name=name, **shown(settings))
+    page.handler("train.start")(drawn=0, tensors=tensors, run_name=name, **shown(settings))
     return Path(page.app.workspace.run)
 
 

@@ -34,6 +34,10 @@ CONDITION_DROPOUT = 0.15
 UNKNOWN_SHARE = 0.08
 """How often each of tempo, key and metre is withheld from a prompt."""
 
+TEMPO_BLUR = 0.02
+"""How far, up or down, the tempo of a prompt may be from the piece's: what is learned of one number of beats a minute
+then serves its neighbours, of which each is a token of its own."""
+
 EMA_DECAY = 0.998
 
 
@@ -115,12 +119,15 @@ PEAK_RATES = (2e-3, 2e-3)
 
 def labels_of(piece: Piece, random: np.random.Generator | None = None) -> PromptLabels:
     """What the prompt says about a piece; with `random` in other words each time, and now and then less."""
-    known = random.random(3) >= UNKNOWN_SHARE if random is not None else np.ones(3, bool)
+    known, bpm = np.ones(3, bool), piece.bpm
+    if random is not None:
+        known = random.random(3) >= UNKNOWN_SHARE
+        bpm = round(piece.bpm * (1 + random.uniform(-TEMPO_BLUR, TEMPO_BLUR)))
     return PromptLabels(
         caption=piece.caption if random is None else caption_of(piece, int(random.integers(1000))),
         lyrics=piece.lyrics,
         language=piece.language,
-        bpm=piece.bpm if known[0] else None,
+        bpm=bpm if known[0] else None,
         keyscale=piece.keyscale if known[1] else "",
         timesignature=piece.timesignature if known[2] else "",
         duration_s=piece.duration_s,
