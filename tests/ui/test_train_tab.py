@@ -100,6 +100,14 @@ def test_ranks_of_single_modules_leave_with_lora(page: Page) -> None:
     assert page.app.workspace.train == TrainSettings(adapter="oft")
 
 
+def test_a_click_before_the_form_is_drawn_starts_what_the_form_is_to_show(page: Page) -> None:
+    page.app.choose(train=TrainSettings(**QUICK))
+    served = shown(TrainSettings(rank=3)) | {"drawn": None, "tensors": "", "run_name": ""}  # as the app began
+    page.handler("train.start")(**served)
+    finish(page)
+    assert TrainSettings(**record_of(Path(page.app.workspace.run))["settings"]) == TrainSettings(**QUICK)
+
+
 def test_wrong_values_are_named_and_nothing_starts(page: Page) -> None:
     for values, field in (
         ({"rank": 0}, "rank"),

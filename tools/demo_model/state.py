@@ -29,11 +29,17 @@ def save_state(folder: Path, module: nn.Module, optimizers: Sequence[torch.optim
             old.unlink()
 
 
+def load_facts(folder: Path) -> dict | None:
+    """The facts of what `save_state` wrote; None where nothing was saved yet."""
+    file = folder / "state.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
 def load_state(folder: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer] = ()) -> dict | None:
     """Restores what `save_state` wrote and returns its facts; None where nothing was saved yet."""
-    if not (folder / "state.json").is_file():
+    facts = load_facts(folder)
+    if facts is None:
         return None
-    facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     tensors = load_file(folder / facts["file"])
     weights = {name.removeprefix("module."): t for name, t in tensors.items() if name.startswith("module.")}
     module.load_state_dict(weights)

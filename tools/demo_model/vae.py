@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from demo_model.pool import AudioPool
-from demo_model.state import load_state, rate_at, save_state
+from demo_model.state import load_facts, load_state, rate_at, save_state
 
 LATENT_WIDTH = 24
 HOP = 1920
@@ -243,23 +243,33 @@ def augmented(clips: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def train_vae(folder: Path, pool: AudioPool, steps: int, batch: int, frames: int, device: str, log_every: int) -> None:
-    """Train until `steps`, going on from `folder` where something is there already."""
+    """Train until `steps`, going on from `folder` where something is there already.
+
+    Once the latents were normalised a DiT may have learned from them, so more steps then train the decoder alone.
+    """
     torch.manual_seed(0)
     vae = TrainingVae().to(device)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=0.0)
-    facts = load_state(folder, vae, [optimizer]) or {"step": 0, "seconds": 0.0}
+    facts = load_facts(folder) or {"step": 0, "seconds": 0.0}
+    if facts.get("normalised"):
+        facts.setdefault("decoder_from", facts["step"])
+        vae.analysis.requires_grad_(False)
+        vae.encoder.requires_grad_(False)
+    since = facts.get("decoder_from", 0)
+    learning = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1.0, betas=(0.9, 0.99), weight_decay=0.0)
+    load_state(folder, vae, [optimizer])
     began, shown = time.perf_counter() - facts["seconds"], []
     for step in range(facts["step"], steps):
         random = np.random.default_rng((1, step))
         torch.manual_seed(step)
         audio = torch.from_numpy(augmented(pool.clips(batch, frames * HOP, random), random)).to(device)
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, steps, 8e-4)
+            group["lr"] = rate_at(step - since, steps - since, 8e-4)
         sizes = [int(size) for size in random.choice(FFT_SIZES, 2, replace=False)]
         parts = losses(vae, audio, sizes, noise=0.05)
         loss = parts["spectral"] + WAVE_WEIGHT * parts["wave"] + KL_WEIGHT * parts["kl"]
         loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 0.5)
+        nn.utils.clip_grad_norm_(learning, 0.5)
         optimizer.step()
         optimizer.zero_grad()
         shown.append({name: float(value) for name, value in parts.items()})
@@ -268,7 +278,7 @@ def train_vae(folder: Path, pool: AudioPool, steps: int, batch: int, frames: int
             seconds = time.perf_counter() - began
             print(f"vae step {step + 1}/{steps} {means} {seconds:.0f} s", flush=True)
             shown = []
-            facts = {"step": step + 1, "seconds": seconds}
+            facts |= {"step": step + 1, "seconds": seconds}
             save_state(folder, vae, [optimizer], facts)
     if not facts.get("normalised"):
         clips = pool.clips(64, 4 * frames * HOP, np.random.default_rng(5))
