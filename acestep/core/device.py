@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from acestep.core.errors import UserError
+from acestep.core.heap import keep_freed_pages, release_freed_pages
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,8 @@ def choose_device(device: DeviceName = "auto", precision: PrecisionName = "auto"
             fix=f"Choose auto or one of: {', '.join(found)}.",
             detail="A torch build without support for the card looks the same; `acestep doctor` tells.",
         )
+    if chosen == "cpu":
+        keep_freed_pages()
     best, reason = _best_precision(chosen)
     if precision == "auto":
         return DeviceChoice(chosen, best, reason)
@@ -101,6 +104,7 @@ def free_memory() -> None:
     import torch
 
     gc.collect()
+    release_freed_pages()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif hasattr(torch, "xpu") and torch.xpu.is_available():
