@@ -52,7 +52,7 @@ def main() -> int:
 def in_fresh_process(way: str, folder: Path, steps: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", way, "--folder", str(folder), "--steps", str(steps)]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])

@@ -33,7 +33,7 @@ def keep_freed_pages() -> bool:
     if glibc is None:
         return False
     wanted = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _KEPT_AT_MOST, _TOP_PAD: _GROWS_BY}
-    return all([glibc.mallopt(option, value) for option, value in wanted.items()])
+    return all(glibc.mallopt(option, value) for option, value in wanted.items())
 
 
 def release_freed_pages() -> None:
