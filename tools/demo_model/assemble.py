@@ -76,12 +76,17 @@ def assemble(work: Path, out: Path, machine: str = "Trained on two CPU cores.") 
         torch.save(silence.transpose(1, 2).contiguous(), dit / "silence_latent.pt")
         save_file(_original_tensors(parts), dit / "model.safetensors", metadata={"format": "pt"})
         size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-        rows = [f"| {stage} | {found['step']} | {found['seconds'] / 3600:.2f} |" for stage, found in facts.items()]
+        rows = [f"| {stage} | {_steps(found)} | {found['seconds'] / 3600:.2f} |" for stage, found in facts.items()]
         text = README.format(parameters=size / 2e6, rows="\n".join(rows), machine=machine)
         write_text(folder / "README.md", f"{text}\n{MEASURED.read_text(encoding='utf-8')}")
         for file in folder.rglob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes private files
     return f"{out}: {size / 1e6:.1f} MB of weights"
+
+
+def _steps(facts: dict) -> str:
+    alone = facts["step"] - facts.get("decoder_from", facts["step"])
+    return f"{facts['step']}, the last {alone} its decoder alone" if alone else str(facts["step"])
 
 
 def _original_tensors(parts: dict[str, nn.Module]) -> dict[str, Tensor]:
