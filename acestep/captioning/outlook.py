@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from acestep.captioning import five_hz, local
-from acestep.captioning.batch import Step
 from acestep.captioning.contract import BackendFacts
+from acestep.captioning.plan import Step
 from acestep.captioning.registry import model_name
 from acestep.captioning.services import estimated_usd, recipient
 from acestep.core.errors import UserError

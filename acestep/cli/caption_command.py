@@ -35,8 +35,9 @@ class CaptionOptions(CaptionSettings, CommandOptions):
 
 def caption(options: CaptionOptions, job: Job) -> Output:
     """Label songs; what is written and what stays is the settings' choice."""
-    from acestep.captioning.batch import check_keys, label_dataset, plan_steps
+    from acestep.captioning.batch import label_dataset
     from acestep.captioning.outlook import look_ahead
+    from acestep.captioning.plan import check_keys, plan_steps
     from acestep.dataset.store import load_dataset, save_dataset
 
     settings = _settings(options)
@@ -73,7 +74,7 @@ def caption(options: CaptionOptions, job: Job) -> Output:
 
 def _settings(options: CaptionOptions) -> CaptionSettings:
     """The settings, `--backend` spread over the fields that it gives."""
-    from acestep.captioning.batch import ROLES
+    from acestep.captioning.plan import ROLES
     from acestep.captioning.registry import backend
 
     values = {name: getattr(options, name) for name in CaptionSettings.model_fields}

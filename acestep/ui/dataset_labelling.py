@@ -10,9 +10,10 @@ from typing import Any
 
 import gradio as gr
 
-from acestep.captioning.batch import ROLES, LabelReport, Step, check_keys, label_dataset, plan_steps
+from acestep.captioning.batch import LabelReport, label_dataset
 from acestep.captioning.contract import BackendFacts
 from acestep.captioning.outlook import StepOutlook, look_ahead, money
+from acestep.captioning.plan import ROLES, Step, check_keys, plan_steps
 from acestep.captioning.registry import BACKENDS, backend
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job

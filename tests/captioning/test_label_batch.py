@@ -22,7 +22,7 @@ import pytest
 import soundfile
 
 from acestep.audio import resample
-from acestep.captioning.batch import LabelReport, label_dataset, plan_steps
+from acestep.captioning.batch import LabelReport, label_dataset
 from acestep.captioning.contract import (
     Answer,
     BackendFacts,
@@ -32,6 +32,7 @@ from acestep.captioning.contract import (
     SongToLabel,
     TryAgain,
 )
+from acestep.captioning.plan import plan_steps
 from acestep.captioning.registry import BACKENDS
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from acestep.captioning.batch import check_keys, plan_steps
 from acestep.captioning.outlook import StepOutlook, look_ahead
+from acestep.captioning.plan import check_keys, plan_steps
 from acestep.core.errors import UserError
 from acestep.dataset.song import Song
 from acestep.settings.caption import CaptionSettings
