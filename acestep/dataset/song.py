@@ -133,7 +133,8 @@ class Song:
             self._set_edited(name, typed.values.get(name, NOT_SAID[name]))
         if "lyrics" in values:
             self.timed_lyrics = typed.timed_lyrics
-            if "is_instrumental" not in values and self.lyrics:
+            if "is_instrumental" not in values and (self.lyrics or not self.is_instrumental):
+                # without words too: whoever takes them away has not said that nobody sings
                 self._set_edited("is_instrumental", self.lyrics == INSTRUMENTAL)
         if typed.values.get("language") and self.sources.get("is_instrumental") == DEFAULT:
             self._set_edited("is_instrumental", False)  # nobody had said so, and a language means that somebody sings

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from acestep.core.errors import UserError
@@ -143,6 +143,9 @@ EDITS = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=EDITS, which=st.lists(st.booleans(), min_size=3, max_size=3))
+@example(
+    edits=[{"lyrics": ""}], which=[False, True, False]
+)  # words from a file, and nothing else that tells of a voice
 def test_disk_follows_every_edit_and_undo_restores_both_to_the_last_byte(
     dataset: Dataset, music: Path, edits: list, which: list[bool]
 ) -> None:
