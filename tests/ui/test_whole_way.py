@@ -115,7 +115,7 @@ def encode(page: Page) -> None:
     choose_tab(page, "Preprocess")
     expect(page.locator("#preprocess-tensors").get_by_role("textbox")).to_have_value(re.compile("demo/tensors$"))
     page.get_by_role("button", name="Encode the songs").click()
-    expect(page.locator("#preprocess-report")).to_contain_text("6 encoded")
+    expect(page.locator("#preprocess-report")).to_contain_text("6 encoded", timeout=300_000)
 
 
 def train_with_a_reload_in_the_middle(page: Page) -> None:
