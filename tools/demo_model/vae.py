@@ -272,7 +272,7 @@ def train_vae(folder: Path, pool: AudioPool, steps: int, batch: int, frames: int
         nn.utils.clip_grad_norm_(learning, 0.5)
         optimizer.step()
         optimizer.zero_grad()
-        shown.append({name: float(value) for name, value in parts.items()})
+        shown.append({name: float(value.detach()) for name, value in parts.items()})
         if (step + 1) % log_every == 0 or step + 1 == steps:
             means = {name: round(statistics.fmean(row[name] for row in shown), 4) for name in shown[0]}
             seconds = time.perf_counter() - began
