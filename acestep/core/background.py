@@ -118,7 +118,8 @@ class Background:
             with nullcontext() if light else heavy_job(work.title):
                 holding.set_result(None)
                 work.result = function(work.job)
-                work.state = "stopped" if work.job.stop_requested else "finished"
+            # after the machine is free again: who sees the end may begin the next piece at once
+            work.state = "stopped" if work.job.stop_requested else "finished"
         except Stopped:
             work.state = "stopped"
         except UserError as error:

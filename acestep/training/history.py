@@ -1,4 +1,4 @@
-"""Looking back at many runs: their summaries, read again only when they have changed; their curves; deleting one."""
+"""Looking back at many runs: their summaries, read again only when they have changed; deleting one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from pathlib import Path
 
 from acestep.core.errors import Problem, UserError
@@ -93,28 +92,6 @@ def _checked_summary(path: Path) -> RunSummary:
         raise UserError(f"{path} cannot be read ({error.strerror}).", fix="Check its permissions.") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what a run writes
         raise UserError(f"The record or the log of {path.name} was damaged ({error!r}).", fix="Delete it.") from error
-
-
-@dataclass(frozen=True)
-class RunCurves:
-    """Losses by step, in order; of steps done twice, the later."""
-
-    training: list[tuple[int, float]]
-    validation: list[tuple[int, float]]
-
-
-def read_curves(run: RunFolder) -> RunCurves:
-    """The curves in a run's log. Where the run went back to a checkpoint, what came after it counts no more."""
-    found: dict[str, dict[int, float]] = {"step": {}, "validation": {}}
-    for event in run.events():
-        kind = event.get("kind")
-        if kind == "resume":
-            found = {
-                name: {at: loss for at, loss in part.items() if at <= event["step"]} for name, part in found.items()
-            }
-        elif kind in found and event["loss"] is not None:
-            found[kind][event["step"]] = event["loss"]
-    return RunCurves(sorted(found["step"].items()), sorted(found["validation"].items()))
 
 
 def delete_run(path: Path, root: Path) -> None:

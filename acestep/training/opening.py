@@ -17,7 +17,6 @@ from acestep.training.averaging import make_averaging
 from acestep.training.checkpoints import load_checkpoint
 from acestep.training.data import EpochOrder, Flow, TrainingData
 from acestep.training.forward import FlowModel, recompute_layers
-from acestep.training.history import read_curves
 from acestep.training.loop import Session
 from acestep.training.optimizers import make_optimizer
 from acestep.training.origin import training_note
@@ -94,7 +93,7 @@ def take_up(session: Session, point: Path) -> None:
         point, session.adapter, session.optimizer, session.averaging, session.processes.scaler
     )
     session.resumed_at = state.step
-    session.curve = {step: loss for step, loss in read_curves(session.run).validation if step <= state.step}
+    session.curve = {step: loss for step, loss in session.run.story().validations if step <= state.step}
     if state.ended_early:  # who resumes such a run wants to go on: the patience begins anew
         state.ended_early, state.judgements_without_gain = False, 0
     kept = training_note(session.run.best).get("step")

@@ -14,7 +14,6 @@ from acestep.core.jobs import Job
 from acestep.core.paths import read_json, write_text
 from acestep.settings.export import ExportSettings
 from acestep.training.card import card_facts
-from acestep.training.history import read_curves
 from acestep.training.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def facts_of_adapter(adapter: Path, checkpoint: Checkpoint | None = None) -> Car
     variant = checkpoint.variant.name if checkpoint else ""
     if run is None:
         return CardFacts(title=adapter.expanduser().resolve().name, variant=variant)
-    return card_facts(run, training_note(adapter), read_curves(run).validation, variant=variant)
+    return card_facts(run, training_note(adapter), run.story().validations, variant=variant)
 
 
 def export_with_card(

@@ -27,6 +27,7 @@ from acestep import __version__
 from acestep.core.errors import UserError
 from acestep.core.events import EventLog, read_events
 from acestep.core.paths import disk_errors, existing_folder, output_folder, read_json, safe_name, write_json
+from acestep.training.story import UNFINISHED, RunStory
 
 SCHEMA_VERSION = 1
 LOCK_FILE = ".run.lock"
@@ -129,6 +130,10 @@ class RunFolder:
     def events(self, kind: str | None = None) -> Iterator[dict[str, Any]]:
         yield from read_events(self.path / "events.jsonl", kind)
 
+    def story(self) -> RunStory:
+        """What the log tells so far."""
+        return RunStory(self.events())
+
 
 def is_running(folder: Path) -> bool:
     """Whether a process trains in a run folder now. Nothing is written to find out."""
@@ -175,36 +180,22 @@ class RunSummary:
 
 def summarise(run: RunFolder) -> RunSummary:
     """Read a run's record and events. A run without an end event is running or was interrupted."""
-    unfinished = "running" if run.is_running() else "interrupted"
-    step, loss, state = 0, None, unfinished
-    validations: dict[int, float] = {}
-    total_steps = int(run.record.get("plan", {}).get("total_steps", 0))
-    for event in run.events():
-        kind = event.get("kind")
-        if kind in ("start", "resume"):  # a resumed run may have been made longer
-            total_steps = event.get("total_steps", total_steps)
-        if kind == "step":
-            step, loss, state = event["step"], event["loss"], unfinished
-        elif kind == "validation":
-            validations[event["step"]] = event["loss"]
-        elif kind == "resume":
-            state = unfinished
-        elif kind == "end":
-            state = event["state"]
+    story = run.story()
     settings = run.record.get("settings", {})
-    ranked = sorted((value, at) for at, value in validations.items() if value is not None)
+    best = min(story.validations, key=lambda point: (point[1], point[0]), default=None)
+    unfinished = "running" if run.is_running() else "interrupted"
     return RunSummary(
         path=str(run.path),
         name=run.path.name,
         created=str(run.record.get("created", "")),
-        state=state,
-        step=step,
-        total_steps=total_steps,
+        state=unfinished if story.state in ("", UNFINISHED) else story.state,
+        step=story.step,
+        total_steps=story.total_steps or int(run.record.get("plan", {}).get("total_steps", 0)),
         adapter=str(settings.get("adapter", "")),
-        loss=loss,
-        first_validation=validations[min(validations)] if validations else None,
-        best_validation=ranked[0][0] if ranked else None,
-        best_step=ranked[0][1] if ranked else None,
+        loss=story.steps[-1].loss if story.steps else None,
+        first_validation=story.validations[0][1] if story.validations else None,
+        best_validation=best[1] if best else None,
+        best_step=best[0] if best else None,
         settings=settings,
     )
 

@@ -7,7 +7,6 @@ from html import escape
 from typing import Any
 
 from acestep.settings import TrainSettings
-from acestep.training.history import read_curves
 from acestep.training.runs import RunFolder, RunSummary, compare
 from acestep.ui.charts import Curve, chart, smoothed
 from acestep.ui.controls import title_of
@@ -99,10 +98,10 @@ def differences_html(summaries: Sequence[RunSummary]) -> str:
 
 def charts_html(runs: Sequence[RunFolder], smoothing: float, logarithmic: bool) -> str:
     """Validation and training losses of the runs over each other."""
-    curves = [read_curves(run) for run in runs]
-    named = list(zip(runs, curves, STYLES, strict=False))
-    validation = [Curve(run.path.name, found.validation, style) for run, found, style in named]
-    training = [Curve(run.path.name, smoothed(found.training, smoothing), style) for run, found, style in named]
+    stories = [run.story() for run in runs]
+    named = list(zip(runs, stories, STYLES, strict=False))
+    validation = [Curve(run.path.name, story.validations, style) for run, story, style in named]
+    training = [Curve(run.path.name, smoothed(story.training, smoothing), style) for run, story, style in named]
     return chart("Validation loss", validation, logarithmic=logarithmic) + chart(
         "Training loss, smoothed" if smoothing else "Training loss", training, logarithmic=logarithmic
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -21,8 +20,9 @@ from acestep.core.errors import UserError
 from acestep.core.gpu import GpuReading, read_gpu
 from acestep.core.paths import inside
 from acestep.training.runs import is_running
+from acestep.training.story import UNFINISHED, Preview, RunStory
 from acestep.ui.app import App
-from acestep.ui.charts import Curve, Point, chart, smoothed
+from acestep.ui.charts import Curve, chart, smoothed
 from acestep.ui.header import duration_words
 from acestep.ui.players import playable
 
@@ -30,29 +30,6 @@ LINES_KEPT = 200
 STEPS_TIMED = 50
 """The time left is told by the mean of so many steps; the first steps of a run warm up."""
 GPU_EVERY_S = 5.0
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step. Numbers that were none are None."""
-
-    number: int
-    epoch: int
-    loss: float | None
-    learning_rate: float | None
-    grad_norm: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Preview:
-    """One piece that was played. Strength None is the model without the adapter."""
-
-    step: int
-    path: str
-    caption: str
-    seed: int
-    strength: float | None
 
 
 class RunView:
@@ -66,18 +43,8 @@ class RunView:
 
     def _forget(self) -> None:
         self._offset = 0
-        self.steps: list[Step] = []
-        self.validations: list[Point] = []
-        self.previews: list[Preview] = []
-        self.total_steps = 0
-        self.state = ""
-        self.reason = ""
-        self.best: Point | None = None
+        self.story = RunStory()
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
-
-    @property
-    def step(self) -> int:
-        return self.steps[-1].number if self.steps else 0
 
     def sign(self) -> Hashable:
         """Cheap, and another one when there is something new to read."""
@@ -104,85 +71,54 @@ class RunView:
             for line in whole.splitlines():
                 try:
                     event = json.loads(line)
-                    self._take(event)
+                    self.story.take(event)
+                    self.lines += _log_lines(event)
                 except (ValueError, KeyError, TypeError, AttributeError):
                     continue  # a line cut off by a crash and ended by a later run: nothing in it can be trusted
             return bool(whole)
 
     def remaining_s(self) -> float | None:
         """Seconds left at the pace of the last steps; None before there are two."""
-        timed = self.steps[1:][-STEPS_TIMED:]
+        timed = self.story.steps[1:][-STEPS_TIMED:]
         if not timed:
             return None
-        return sum(step.seconds for step in timed) / len(timed) * max(0, self.total_steps - self.step)
+        pace_s = sum(step.seconds for step in timed) / len(timed)
+        return pace_s * max(0, self.story.total_steps - self.story.step)
 
-    def _take(self, event: dict[str, Any]) -> None:
-        taker = _TAKERS.get(event["kind"])
-        if taker:
-            taker(self, event)
-
-    def _started(self, event: dict[str, Any]) -> None:
-        self.total_steps, self.state, self.reason = int(event["total_steps"]), "unfinished", ""
-        self._back_to(int(event["step"]))
-        if event["kind"] == "resume":
-            self._say(event, f"Resumed at step {event['step']}.")
-        for line in event.get("summary", []):
-            self._say(event, str(line))
-
-    def _stepped(self, event: dict[str, Any]) -> None:
-        number = int(event["step"])
-        self._back_to(number - 1)
-        numbers = (event["loss"], event["learning_rate"], event["grad_norm"])
-        loss, rate, norm = (None if value is None else float(value) for value in numbers)
-        self.steps.append(Step(number, int(event["epoch"]), loss, rate, norm, float(event["seconds"])))
-        self.state = "unfinished"
-
-    def _validated(self, event: dict[str, Any]) -> None:
-        step, loss = int(event["step"]), event["loss"]
-        self.validations = [point for point in self.validations if point[0] < step]
-        if loss is not None:
-            self.validations.append((step, float(loss)))
-            self._say(event, f"Step {step}: validation loss {float(loss):.5f}.")
-
-    def _back_to(self, step: int) -> None:
-        """Leave out what was done after `step` and is done again."""
-        if self.steps and self.steps[-1].number > step:
-            del self.steps[bisect_right(self.steps, step, key=lambda done: done.number) :]
-            del self.validations[bisect_left(self.validations, (step + 1, 0.0)) :]
-            self.previews = [preview for preview in self.previews if preview.step <= step]
-            if self.best and self.best[0] > step:
-                self.best = None
-
-    def _played(self, event: dict[str, Any]) -> None:
-        strength = None if event.get("base") else float(event["strength"])
-        preview = Preview(int(event["step"]), str(event["path"]), str(event["caption"]), int(event["seed"]), strength)
-        self.previews = [before for before in self.previews if before.path != preview.path] + [preview]
-
-    def _ended(self, event: dict[str, Any]) -> None:
-        self.state = str(event["state"])
-        text = str(event.get("reason", "")).strip()
-        self.reason = text.splitlines()[-1] if text else ""  # of a traceback, the last line says what it was
-        for line in text.splitlines() if self.state == "failed" else [f"Ended: {self.state}; final/ holds {text}."]:
-            self._say(event, line)
-
-    def _best(self, event: dict[str, Any]) -> None:
-        self.best = (int(event["step"]), float(event["loss"]))
-        self._say(event, f"Step {event['step']} is the best so far.")
-
-    def _say(self, event: dict[str, Any], text: str) -> None:
-        self.lines.append(f"{time.strftime('%H:%M:%S', time.localtime(float(event['time'])))}  {text}")
+    @property
+    def reason(self) -> str:
+        """Why the run ended, in a line: of a traceback the last, which says what it was."""
+        return self.story.reason.splitlines()[-1] if self.story.reason else ""
 
 
-_TAKERS: dict[str, Callable[[RunView, dict[str, Any]], None]] = {
-    "start": RunView._started,
-    "resume": RunView._started,
-    "step": RunView._stepped,
-    "validation": RunView._validated,
-    "preview": RunView._played,
-    "best": RunView._best,
-    "checkpoint": lambda view, event: view._say(event, f"Step {event['step']}: saved."),
-    "warning": lambda view, event: view._say(event, f"Warning: {event['text']}"),
-    "end": RunView._ended,
+def _log_lines(event: dict[str, Any]) -> list[str]:
+    """What the log on the page says of an event, with the time of day."""
+    words = _WORDS.get(event["kind"])
+    if words is None:
+        return []
+    clock = time.strftime("%H:%M:%S", time.localtime(float(event["time"])))
+    return [f"{clock}  {line}" for line in words(event)]
+
+
+def _validation_words(event: dict[str, Any]) -> list[str]:
+    return [] if event["loss"] is None else [f"Step {event['step']}: validation loss {event['loss']:.5f}."]
+
+
+def _end_words(event: dict[str, Any]) -> list[str]:
+    reason = str(event.get("reason", "")).strip()
+    if event["state"] == "failed":
+        return reason.splitlines()
+    return [f"Ended: {event['state']}; final/ holds {line}." for line in reason.splitlines()]
+
+
+_WORDS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "start": lambda event: [str(line) for line in event.get("summary", [])],
+    "resume": lambda event: [f"Resumed at step {event['step']}.", *map(str, event.get("summary", []))],
+    "validation": _validation_words,
+    "best": lambda event: [f"Step {event['step']} is the best so far."],
+    "checkpoint": lambda event: [f"Step {event['step']}: saved."],
+    "warning": lambda event: [f"Warning: {event['text']}"],
+    "end": _end_words,
 }
 
 
@@ -208,7 +144,7 @@ class Live:
         """Changes when the chosen run writes or is cut off, and when work begins or ends."""
         chosen, work = self.app.workspace, self.app.background.current
         view = self._views.get(Path(chosen.run)) or RunView(Path(chosen.run)) if chosen.run else None
-        running = view and view.state == "unfinished" and is_running(view.folder)
+        running = view and view.story.state == UNFINISHED and is_running(view.folder)
         look = (chosen.smoothing, chosen.logarithmic)
         return chosen.run, view and view.sign(), look, work and (work.started, work.state), running
 
@@ -219,13 +155,13 @@ class Live:
     def state_words(self, view: RunView) -> str:
         """running, running in another program, interrupted, finished, stopped or failed."""
         if self.runs_here(view):
-            return "running" if view.steps else "getting ready"
-        if view.state == "unfinished":
+            return "running" if view.story.steps else "getting ready"
+        if view.story.state == UNFINISHED:
             return "running in another program" if is_running(view.folder) else "interrupted"
         work = self.app.background.current
-        if not view.state and work and work.subject == view.folder:
+        if not view.story.state and work and work.subject == view.folder:
             return work.state
-        return view.state or "not begun"
+        return view.story.state or "not begun"
 
     def gpu(self) -> GpuReading | None:
         """The graphics card, read every few seconds at most."""
@@ -241,17 +177,17 @@ def status_html(live: Live) -> str:
     view = live.view()
     if view is None:
         return '<p class="quiet">No run is chosen. Start one, or choose one from the list.</p>'
-    state = live.state_words(view)
-    newest = view.steps[-1] if view.steps else None
-    facts = {"State": state, "Step": f"{view.step} of {view.total_steps}" if view.total_steps else "–"}
+    state, story = live.state_words(view), view.story
+    newest = story.steps[-1] if story.steps else None
+    facts = {"State": state, "Step": f"{story.step} of {story.total_steps}" if story.total_steps else "–"}
     if newest:
         facts["Epoch"] = str(newest.epoch)
         facts["Loss"] = "not a number" if newest.loss is None else f"{newest.loss:.4f}"
         facts["Step time"] = f"{newest.seconds:.2f} s"
-    if view.validations:
-        facts["Validation"] = f"{view.validations[-1][1]:.5f}"
-    if view.best:
-        facts["Best"] = f"{view.best[1]:.5f} at {view.best[0]:g}"
+    if story.validations:
+        facts["Validation"] = f"{story.validations[-1][1]:.5f}"
+    if story.best:
+        facts["Best"] = f"{story.best[1]:.5f} at {story.best[0]:g}"
     remaining = view.remaining_s()
     if state.startswith("running") and remaining is not None:
         facts["Left"] = duration_words(remaining)
@@ -268,7 +204,7 @@ def _ending_html(live: Live, view: RunView, state: str) -> str:
         return f'<p class="problem" role="alert">The run failed: {escape(reason)}</p>'
     if state == "interrupted":
         return '<p class="problem">The run was cut off. Resume it to go on from its last checkpoint.</p>'
-    if state == "stopped" and not view.state:
+    if state == "stopped" and not view.story.state:
         return '<p class="quiet">It was stopped before its first step, so nothing is kept.</p>'
     if state in ("finished", "stopped"):
         return f'<p class="good">The adapter is in {escape(str(view.folder / "final"))}: {escape(reason)}.</p>'
@@ -278,18 +214,18 @@ def _ending_html(live: Live, view: RunView, state: str) -> str:
 def loss_html(live: Live) -> str:
     """The loss of each step, smoothed, with the validation curve over it."""
     view, chosen = live.view(), live.app.workspace
-    raw = [(step.number, step.loss) for step in view.steps if step.loss is not None] if view else []
+    raw = view.story.training if view else []
     curves = [
         Curve("each step", raw, "raw"),
         Curve("smoothed", smoothed(raw, chosen.smoothing), "smooth"),
-        Curve("validation", view.validations if view else [], "validation"),
+        Curve("validation", view.story.validations if view else [], "validation"),
     ]
     return chart("Loss", curves, logarithmic=chosen.logarithmic)
 
 
 def side_charts_html(live: Live) -> str:
     """Learning rate and gradient norm."""
-    steps = view.steps if (view := live.view()) else []
+    steps = view.story.steps if (view := live.view()) else []
     rates = [(step.number, step.learning_rate) for step in steps if step.learning_rate is not None]
     norms = [(step.number, step.grad_norm) for step in steps if step.grad_norm is not None]
     charts = (chart("Learning rate", [Curve("rate", rates)]), chart("Gradient norm", [Curve("norm", norms, "other0")]))
@@ -308,18 +244,18 @@ def log_text(live: Live) -> str:
 
 def preview_choices(live: Live) -> list[tuple[str, int]]:
     """The steps that have previews, newest first, below the choice that follows the newest."""
-    steps = {preview.step for preview in view.previews} if (view := live.view()) else set()
+    steps = {preview.step for preview in view.story.previews} if (view := live.view()) else set()
     return [("newest", 0), *((f"step {step}", step) for step in sorted(steps, reverse=True))]
 
 
 def previews_html(live: Live) -> str:
     """Players for the pieces of a step: a row a caption and seed, a column a strength, the base first."""
     view, wanted = live.view(), live.app.workspace.preview_step
-    if view is None or not view.previews:
+    if view is None or not view.story.previews:
         return '<p class="quiet">No previews yet. Press "Preview now", or set previews in the form.</p>'
-    known = {preview.step for preview in view.previews}
+    known = {preview.step for preview in view.story.previews}
     step = wanted if wanted in known else max(known)
-    shown = [preview for preview in view.previews if preview.step == step]
+    shown = [preview for preview in view.story.previews if preview.step == step]
     strengths = sorted({preview.strength for preview in shown}, key=lambda at: (at is not None, at or 0.0))
     heads = "".join(f'<th scope="col">{_strength_words(strength)}</th>' for strength in strengths)
     rows = []

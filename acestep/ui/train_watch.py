@@ -138,7 +138,7 @@ def previews_sign(live: Live) -> Hashable:
     return (
         live.app.workspace.run,
         live.app.workspace.preview_step,
-        view and tuple(piece.path for piece in view.previews),
+        view and tuple(piece.path for piece in view.story.previews),
     )
 
 

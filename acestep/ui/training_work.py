@@ -18,6 +18,7 @@ from acestep.settings import TrainSettings
 from acestep.settings.command_line import options_of
 from acestep.training.requests import ask
 from acestep.training.runs import RunFolder, new_run_path, summarise
+from acestep.training.story import UNFINISHED
 from acestep.ui.app import App
 from acestep.ui.train_live import RunView
 
@@ -178,18 +179,18 @@ def _pass_on(process: subprocess.Popen[str], job: Job, last: deque[str]) -> None
 def _watch(process: subprocess.Popen[str], folder: Path, job: Job) -> None:
     view, asked_to_stop = RunView(folder), False
     view.read()
-    with job.stage("train", view.total_steps, "steps", already=view.step) as stage:
+    with job.stage("train", view.story.total_steps, "steps", already=view.story.step) as stage:
         ended = False
         while not ended:
             ended = _ends_within(process, LOOK_EVERY_S)
-            if view.read() and view.steps:
-                stage.total, newest = view.total_steps, view.steps[-1]
-                stage.advance(view.step - stage.done, f"epoch {newest.epoch}, loss {newest.loss or math.nan:.4f}")
+            if view.read() and view.story.steps:
+                stage.total, newest = view.story.total_steps, view.story.steps[-1]
+                stage.advance(view.story.step - stage.done, f"epoch {newest.epoch}, loss {newest.loss or math.nan:.4f}")
             if ended:
                 continue
             if job.stop_requested and not (folder / "run.json").exists():
                 process.terminate()  # nothing is there to be kept
-            elif view.state == "unfinished":
+            elif view.story.state == UNFINISHED:
                 for name in ("save", "preview"):
                     if job.take_request(name):
                         ask(RunFolder.open(folder), name)

@@ -58,7 +58,7 @@ def lines_of(events: list[dict[str, Any]]) -> bytes:
 
 
 def picture(view: RunView) -> Any:
-    return view.steps, view.validations, view.previews, view.total_steps, view.state, view.best, list(view.lines)
+    return vars(view.story), list(view.lines)
 
 
 def test_what_is_done_twice_counts_once(tmp_path: Path) -> None:
@@ -66,13 +66,13 @@ def test_what_is_done_twice_counts_once(tmp_path: Path) -> None:
     view = RunView(tmp_path)
     assert view.read()
     assert not view.read()
-    assert [done.number for done in view.steps] == list(range(1, 9))
-    assert [done.loss for done in view.steps] == [11, 12, 13, 24, 25, 26, 27, 28]
-    assert view.validations == [(0, 2.0), (4, 1.4)]
-    assert view.total_steps == 10
+    assert [done.number for done in view.story.steps] == list(range(1, 9))
+    assert [done.loss for done in view.story.steps] == [11, 12, 13, 24, 25, 26, 27, 28]
+    assert view.story.validations == [(0, 2.0), (4, 1.4)]
+    assert view.story.total_steps == 10
     assert view.remaining_s() == pytest.approx(4.0)
-    assert view.previews == []  # of a step that is not done yet
-    assert view.best is None
+    assert view.story.previews == []  # of a step that is not done yet
+    assert view.story.best is None
     assert any("memory runs short" in line for line in view.lines)
 
 
@@ -97,10 +97,10 @@ def test_broken_lines_are_passed_over_and_another_log_is_read_anew(tmp_path: Pat
     log.write_bytes(lines_of(RESUMED[:4]) + broken + lines_of([step(3)]))
     view = RunView(tmp_path)
     view.read()
-    assert [done.number for done in view.steps] == [1, 2, 3]
+    assert [done.number for done in view.story.steps] == [1, 2, 3]
     log.write_bytes(lines_of([begin("start", 0, 2), step(1)]))
     view.read()
-    assert [done.number for done in view.steps] == [1]
+    assert [done.number for done in view.story.steps] == [1]
 
 
 def test_losses_that_are_no_numbers_leave_a_gap(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_losses_that_are_no_numbers_leave_a_gap(tmp_path: Path) -> None:
         log.emit(**event)
     live = live_of(tmp_path)
     assert "Loss by step: each step 1 at 3" in loss_html(live)
-    assert live.view().steps[1].loss is None  # type: ignore[union-attr]
+    assert live.view().story.steps[1].loss is None  # type: ignore[union-attr]
 
 
 def live_of(run: Path) -> Live:

@@ -12,7 +12,7 @@ from acestep.core.errors import UserError
 from acestep.core.events import EventLog
 from acestep.settings import TrainSettings
 from acestep.training import history
-from acestep.training.history import RunHistory, delete_run, read_curves, run_sign
+from acestep.training.history import RunHistory, delete_run, run_sign
 from acestep.training.runs import RunFolder, summarise
 from acestep.ui.app import App
 from acestep.ui.page import Page
@@ -130,8 +130,8 @@ def test_curves_forget_what_a_resumed_run_did_again(tmp_path: Path) -> None:
     log.emit("resume", step=2, total_steps=10)
     log.emit("step", step=3, loss=9.0)
     log.emit("step", step=4, loss=None)
-    curves = read_curves(run)
-    assert curves.training == [(1, 1.0), (2, 0.5), (3, 9.0)] and curves.validation == []
+    story = run.story()
+    assert story.training == [(1, 1.0), (2, 0.5), (3, 9.0)] and story.validations == []
 
 
 def test_runs_are_compared_with_curves_and_differences(page: Page) -> None:
