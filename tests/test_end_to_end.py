@@ -79,21 +79,23 @@ def test_the_demo_does_the_whole_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason=f"not installed: {', '.join(missing_tools())}")
-def test_songs_of_others_go_through_without_special_care(tmp_path: Path, demo_checkpoint: Path) -> None:
+def test_songs_of_others_go_through_without_special_care(
+    tmp_path: Path, demo_checkpoint: Path, here: Callable[..., dict]
+) -> None:
     songs = build_foreign_songs(tmp_path / "songs")
     model = demo_checkpoint / "acestep-v15-demo"
-    report = acestep("dataset", tmp_path / "songs", "--save", tmp_path / "songs.json", "--trigger-word", "foreign")
+    report = here("dataset", tmp_path / "songs", "--save", tmp_path / "songs.json", "--trigger-word", "foreign")
     assert report["labeled"] == len(songs) >= 8
-    encoded = acestep("preprocess", tmp_path / "songs.json", "--model", model, "--out", tmp_path / "tensors")
+    encoded = here("preprocess", tmp_path / "songs.json", "--model", model, "--out", tmp_path / "tensors")
     assert encoded["encoded"] == len(songs)
-    trained = acestep("train", "--model", model, "--tensors", tmp_path / "tensors", "--out", tmp_path / "run", *SHORT)
+    trained = here("train", "--model", model, "--tensors", tmp_path / "tensors", "--out", tmp_path / "run", *SHORT)
     assert trained["state"] == "finished" and trained["step"] == 4
-    piece = acestep(
+    piece = here(
         *("generate", "--model", model, "--adapter", trained["adapter"], "--caption", "foreign, a tune"),
         *("--duration-s", "2", "--out", tmp_path / "tune.mp3"),
     )
     assert Path(piece["pieces"][0]["path"]).stat().st_size > 1000
-    listed = acestep("runs", tmp_path)
+    listed = here("runs", tmp_path)
     assert [run["name"] for run in listed["runs"]] == ["run"]
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ class TensorBoards:
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._shown: tuple[Path, str] | None = None
+        self._lock = threading.RLock()
         atexit.register(self.close)
 
     def show(self, run: Path) -> str:
@@ -40,12 +42,25 @@ class TensorBoards:
             )
         if not (run / "tensorboard").is_dir():
             raise UserError(f"{run.name} has no TensorBoard files.", fix="Switch on tensorboard in the settings.")
-        running = self._process is not None and self._process.poll() is None
-        if running and self._shown and self._shown[0] == run:
+        with self._lock:  # of two pages that ask at once, the second is shown what the first has started
+            running = self._process is not None and self._process.poll() is None
+            if not (running and self._shown and self._shown[0] == run):
+                self.close()
+                self._shown = (run, self._start(run / "tensorboard"))
             return self._shown[1]
-        self.close()
+
+    def close(self) -> None:
+        """End it, if it runs."""
+        with self._lock:
+            if self._process is not None and self._process.poll() is None:
+                self._process.terminate()
+                self._process.wait()
+            self._process = self._shown = None
+
+    def _start(self, logs: Path) -> str:
+        """Start one and return its address when it answers."""
         port = _free_port()
-        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run / "tensorboard"), "--host", LOOPBACK]
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs), "--host", LOOPBACK]
         with tempfile.TemporaryFile() as said:
             self._process = subprocess.Popen(
                 [*command, "--port", str(port)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
@@ -55,15 +70,7 @@ class TensorBoards:
                 words = said.read().decode("utf-8", errors="replace")
                 self.close()
                 raise UserError("TensorBoard does not start.", fix="Read what it said.", detail=words)
-        self._shown = (run, f"http://{LOOPBACK}:{port}/")
-        return self._shown[1]
-
-    def close(self) -> None:
-        """End it, if it runs."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait()
-        self._process = self._shown = None
+        return f"http://{LOOPBACK}:{port}/"
 
     def _answers(self, process: subprocess.Popen[bytes], port: int) -> bool:
         until = self._clock() + START_WITHIN_S

@@ -34,7 +34,8 @@ class Wires:
     parts: dict[str, gr.components.Component | gr.blocks.BlockContext] = field(default_factory=dict)
     controls: list[Controls] = field(default_factory=list)
     handlers: dict[str, Handler] = field(default_factory=dict)
-    _wrong: set[str] = field(default_factory=set)
+    _once_wrong: set[str] = field(default_factory=set)
+    """Settings that had a problem on any page: what one page has put right may still be marked on another."""
 
     def add(self, **components: Any) -> None:
         """Name components. A name stands for one component only."""
@@ -100,14 +101,12 @@ class Wires:
 
     def _marks(self, marked: list[Controls], problems: Mapping[str, str]) -> dict[Any, Any]:
         """Updates that put each problem at its field and take away those of before."""
-        updates = {}
-        for controls in marked:
-            here = {name for name in controls.knobs if name in problems}
-            before = self._wrong & controls.knobs.keys()
-            for name in here | before:
-                updates[controls.components[name]] = controls.marked(name, problems.get(name))
-            self._wrong = (self._wrong - before) | here
-        return updates
+        self._once_wrong.update(problems)
+        return {
+            controls.components[name]: controls.marked(name, problems.get(name))
+            for controls in marked
+            for name in self._once_wrong & controls.knobs.keys()
+        }
 
 
 def problem(text: str, detail: str = "") -> Any:

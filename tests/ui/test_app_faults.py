@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Browser, expect
 from playwright.sync_api import Page as BrowserPage
-from served import Server
+from playwright.sync_api import expect
 from train_page import QUICK, app_with_tensors, page_of, start
 
 from acestep.core.errors import UserError
@@ -61,39 +60,6 @@ def failure(app: App) -> str:
     work = app.background.current
     assert work is not None and work.state == "failed" and not work.trace, work
     return work.problem
-
-
-def test_a_killed_server_leaves_a_run_that_goes_on(trainer: App, demo_checkpoint: Path, browser: Browser) -> None:
-    expect.set_options(timeout=PATIENCE_S * 1000)
-    trainer.choose(train=TrainSettings(**{**QUICK, "max_steps": 50_000, "save_every_steps": 5}))
-    server = Server(trainer.project, ("--root", str(demo_checkpoint)))
-    server.start()
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    try:
-        page.goto(server.address)
-        page.get_by_role("tab", name="Train", exact=True).click()
-        expect(page.locator("#setting-max_steps input")).to_have_value("50000")
-        page.get_by_role("button", name="Start training").click()
-        log = page.locator("#train-log textarea")
-        expect(log).to_have_value(re.compile("Step 5: saved"))
-        server.kill()
-
-        server.start()
-        page.goto(server.address)
-        page.get_by_role("tab", name="Runs", exact=True).click()
-        expect(page.locator(".state.interrupted")).to_be_visible()
-        page.get_by_role("tab", name="Train", exact=True).click()
-        page.get_by_role("tab", name="Watch").click()
-        expect(page.locator("#train-status")).to_contain_text("The run was cut off")
-        page.locator("#train-resume").click()
-        expect(log).to_have_value(re.compile("Resumed at step"))
-        page.locator("#stop-work").click()
-        expect(page.locator("#train-status")).to_contain_text("stopped")
-    finally:
-        page.close()
-        server.stop()
-    (adapter,) = trainer.output.glob("*/final/adapter_model.safetensors")
-    assert adapter.stat().st_size
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def test_a_wrong_setting_is_marked_until_it_is_right(wires: Wires) -> None:
     assert "max_duration_s" not in updates and updates["problem"]["visible"]
     updates = press(wires, text="", seed=1, max_duration_s=60)
     assert "wrong" not in updates["seed"]["elem_classes"] and updates["text"] == "done"
-    assert "seed" not in press(wires, text="", seed=1, max_duration_s=60)
+    again = press(wires, text="", seed=1, max_duration_s=60)
+    assert "wrong" not in again["seed"]["elem_classes"], "a second page, where the mark still stands, loses it too"
+    assert "max_duration_s" not in again
 
 
 def test_a_name_stands_for_one_component(wires: Wires) -> None:

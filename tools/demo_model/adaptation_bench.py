@@ -35,8 +35,9 @@ from demo_model.evaluate_generation import Sampling, request_for
 from demo_model.judging import statistics_of
 
 SONG_S = 12.0
-FIRST_SEEDS = {"played": 9_810_000, "other": 9_820_000, "style": 9_830_000, "base": 9_840_000}
-"""Pieces that are played, other songs of the style, and those whose loss is measured; training songs come before."""
+FIRST_SEEDS = {"played": 9_810_000, "other": 9_820_000, "style": 9_830_000, "base": 9_840_000, "kept": 9_850_000}
+"""Pieces that are played, other songs of the style, those whose loss is measured, and the base's songs that are trained
+on for regularization; training songs of the style come before."""
 
 NEUTRAL_CAPTION = "Music"
 WITH_TRIGGER, WITHOUT_TRIGGER = "trigger word and caption", "caption without trigger word"
@@ -54,10 +55,14 @@ def style_pieces(style: str, first_seed: int, count: int, duration_s: float = SO
     return [draw_piece(seed, pool="held_out", style=style, duration_s=duration_s) for seed in seeds]
 
 
-def write_songs(folder: Path, pieces: Sequence[Piece]) -> Path:
-    """Every piece as wav with its labels in a JSON file beside it, as people keep them."""
+def base_pieces(first_seed: int, count: int) -> list[Piece]:
+    return [draw_piece(seed, duration_s=SONG_S) for seed in range(first_seed, first_seed + count)]
+
+
+def write_songs(folder: Path, pieces: Sequence[Piece], kept: Sequence[Piece] = ()) -> Path:
+    """Every piece as wav with its labels in a JSON file beside it, as people keep them; `kept` for regularization."""
     folder.mkdir(parents=True)
-    for piece in pieces:
+    for piece in (*pieces, *kept):
         write_audio(folder / f"{piece.seed}.wav", render_piece(piece))
         facts = {
             "caption": piece.caption,
@@ -66,15 +71,18 @@ def write_songs(folder: Path, pieces: Sequence[Piece]) -> Path:
             "keyscale": piece.keyscale,
             "timesignature": piece.timesignature,
             "language": piece.language,
+            "regularization": piece in kept,
         }
         write_json(folder / f"{piece.seed}.json", facts)
     return folder
 
 
-def encode_songs(folder: Path, pieces: Sequence[Piece], checkpoint: Checkpoint, trigger_word: str) -> TensorStore:
+def encode_songs(
+    folder: Path, pieces: Sequence[Piece], checkpoint: Checkpoint, trigger_word: str, kept: Sequence[Piece] = ()
+) -> TensorStore:
     """Songs, labels and tensors of pieces below `folder`, by the functions behind the commands."""
     settings = DatasetSettings(name=folder.name, trigger_word=trigger_word)
-    dataset = scan_folder(write_songs(folder / "songs", pieces), settings)
+    dataset = scan_folder(write_songs(folder / "songs", pieces, kept), settings)
     preprocess(dataset, checkpoint, folder / "tensors", PreprocessSettings())
     return TensorStore.open(folder / "tensors")
 
@@ -116,8 +124,7 @@ class Bench:
         self.played = style_pieces(style, FIRST_SEEDS["played"], played)
         self.target = self.coded_statistics(self.played)
         self.others = self.coded_statistics(style_pieces(style, FIRST_SEEDS["other"], played))
-        seeds = range(FIRST_SEEDS["base"], FIRST_SEEDS["base"] + max(played, judged))
-        base = [draw_piece(seed, duration_s=SONG_S) for seed in seeds]
+        base = base_pieces(FIRST_SEEDS["base"], max(played, judged))
         self.base = self.coded_statistics(base[:played])
         others = style_pieces(style, FIRST_SEEDS["style"], judged)
         self.style_songs = self._songs(folder / "judged", others, TRIGGER_WORD)

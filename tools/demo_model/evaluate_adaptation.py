@@ -29,9 +29,11 @@ from acestep.training.checkpoints import list_checkpoints, step_of
 from acestep.training.train import TrainOutcome, train
 from demo_model.adaptation_bench import (
     CAPTIONS,
+    FIRST_SEEDS,
     WITH_TRIGGER,
     WITHOUT_TRIGGER,
     Bench,
+    base_pieces,
     distance_db,
     encode_songs,
     style_pieces,
@@ -51,13 +53,14 @@ CURVE_POINTS = 10
 class Plan:
     """What is trained and how it is judged.
 
-    `longest_s` ends a training; `played` pieces are heard each time; of the style and of the base, `judged` songs
-    (at most 16) have their loss measured.
+    `regularization` songs of the base are trained on beside those of the style; `longest_s` ends a training; `played`
+    pieces are heard each time; of the style and of the base, `judged` songs (at most 16) have their loss measured.
     """
 
     style: str = "toybox"
     preset: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    regularization: int = 0
     longest_s: float = 120.0
     seeds: int = 3
     played: int = 12
@@ -92,7 +95,8 @@ def evaluate_adaptation(checkpoint: Path, plan: Plan, out: Path, threads: int) -
         results = []
         for seed in range(plan.seeds):
             songs = style_pieces(plan.style, FIRST_SEED + 100 * seed, SONGS)
-            stores[seed] = encode_songs(folder / f"seed {seed}", songs, found, TRIGGER_WORD)
+            kept = base_pieces(FIRST_SEEDS["kept"] + 100 * seed, plan.regularization)
+            stores[seed] = encode_songs(folder / f"seed {seed}", songs, found, TRIGGER_WORD, kept)
             settings = plan.train_settings(seed=seed)
             outcome = train_at_most(bench, stores[seed], folder / f"run {seed}", settings, plan.longest_s)
             results.append(result_of(bench, before, outcome, out if seed == 0 else None))
