@@ -59,13 +59,16 @@ def base_pieces(first_seed: int, count: int) -> list[Piece]:
     return [draw_piece(seed, duration_s=SONG_S) for seed in range(first_seed, first_seed + count)]
 
 
-def write_songs(folder: Path, pieces: Sequence[Piece], kept: Sequence[Piece] = ()) -> Path:
-    """Every piece as wav with its labels in a JSON file beside it, as people keep them; `kept` for regularization."""
+def write_songs(folder: Path, pieces: Sequence[Piece], kept: Sequence[Piece] = (), caption: str = "") -> Path:
+    """Every piece as wav with its labels in a JSON file beside it, as people keep them.
+
+    `kept` are for regularization; a `caption` is said of all instead of their own.
+    """
     folder.mkdir(parents=True)
     for piece in (*pieces, *kept):
         write_audio(folder / f"{piece.seed}.wav", render_piece(piece))
         facts = {
-            "caption": piece.caption,
+            "caption": caption or piece.caption,
             "lyrics": piece.lyrics,
             "bpm": piece.bpm,
             "keyscale": piece.keyscale,
@@ -78,11 +81,16 @@ def write_songs(folder: Path, pieces: Sequence[Piece], kept: Sequence[Piece] = (
 
 
 def encode_songs(
-    folder: Path, pieces: Sequence[Piece], checkpoint: Checkpoint, trigger_word: str, kept: Sequence[Piece] = ()
+    folder: Path,
+    pieces: Sequence[Piece],
+    checkpoint: Checkpoint,
+    trigger_word: str,
+    kept: Sequence[Piece] = (),
+    caption: str = "",
 ) -> TensorStore:
     """Songs, labels and tensors of pieces below `folder`, by the functions behind the commands."""
     settings = DatasetSettings(name=folder.name, trigger_word=trigger_word)
-    dataset = scan_folder(write_songs(folder / "songs", pieces, kept), settings)
+    dataset = scan_folder(write_songs(folder / "songs", pieces, kept, caption), settings)
     preprocess(dataset, checkpoint, folder / "tensors", PreprocessSettings())
     return TensorStore.open(folder / "tensors")
 

@@ -53,14 +53,16 @@ CURVE_POINTS = 10
 class Plan:
     """What is trained and how it is judged.
 
-    `regularization` songs of the base are trained on beside those of the style; `longest_s` ends a training; `played`
-    pieces are heard each time; of the style and of the base, `judged` songs (at most 16) have their loss measured.
+    `regularization` songs of the base are trained on beside those of the style, all with `caption` instead of their own
+    where one is given; `longest_s` ends a training; `played` pieces are heard each time; of the style and of the base,
+    `judged` songs (at most 16) have their loss measured.
     """
 
     style: str = "toybox"
     preset: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     regularization: int = 0
+    caption: str = ""
     longest_s: float = 120.0
     seeds: int = 3
     played: int = 12
@@ -96,7 +98,7 @@ def evaluate_adaptation(checkpoint: Path, plan: Plan, out: Path, threads: int) -
         for seed in range(plan.seeds):
             songs = style_pieces(plan.style, FIRST_SEED + 100 * seed, SONGS)
             kept = base_pieces(FIRST_SEEDS["kept"] + 100 * seed, plan.regularization)
-            stores[seed] = encode_songs(folder / f"seed {seed}", songs, found, TRIGGER_WORD, kept)
+            stores[seed] = encode_songs(folder / f"seed {seed}", songs, found, TRIGGER_WORD, kept, plan.caption)
             settings = plan.train_settings(seed=seed)
             outcome = train_at_most(bench, stores[seed], folder / f"run {seed}", settings, plan.longest_s)
             results.append(result_of(bench, before, outcome, out if seed == 0 else None))
