@@ -85,6 +85,8 @@ SONGS, FIRST_SONG, STYLE, TRIGGER_WORD = 12, 9_700_000, "toybox", "demostyle"
 TEMPO_WORDS = ("calm", "lively")
 
 COLORS = ("#000", "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#999")
+LINES = [(color, dashes) for dashes in ("none", "5 3") for color in COLORS]
+"""Colour and dashes of each curve."""
 
 
 @dataclass(frozen=True)
@@ -230,21 +232,24 @@ def plot(results: dict[str, list[dict[str, list[float]]]]) -> str:
     losses = [loss for mean in means.values() for loss in mean["losses"]]
     low, high = min(losses), max(losses)
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" width="1100" height="440" font-family="sans-serif" font-size="12">'
+        '<svg xmlns="http://www.w3.org/2000/svg" width="1120" height="440" font-family="sans-serif" font-size="12">'
     ]
     for panel, axis in enumerate(("steps", "seconds")):
         left, far = 60 + 430 * panel, max(mean[axis][-1] for mean in means.values())
         parts.append(f'<rect x="{left}" y="20" width="380" height="360" fill="none" stroke="#888"/>')
         parts.append(f'<text x="{left}" y="400">0</text><text x="{left + 300}" y="400">{far:.4g} {axis}</text>')
-        for color, mean in zip(COLORS * len(means), means.values(), strict=False):
+        for (color, dashes), mean in zip(LINES * len(means), means.values(), strict=False):
             points = [
                 f"{left + 380 * x / far:.1f},{20 + 360 * (high - y) / ((high - low) or 1):.1f}"
                 for x, y in zip(mean[axis], mean["losses"], strict=True)
             ]
-            parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}"/>')
+            line = f'stroke="{color}" stroke-dasharray="{dashes}"'
+            parts.append(f'<polyline points="{" ".join(points)}" fill="none" {line}/>')
     parts.append(f'<text x="5" y="30">{high:.4f}</text><text x="5" y="380">{low:.4f}</text>')
-    for number, (color, name) in enumerate(zip(COLORS * len(means), means, strict=False)):
-        parts.append(f'<text x="900" y="{30 + 18 * number}" fill="{color}">{escape(name)}</text>')
+    for number, ((color, dashes), name) in enumerate(zip(LINES * len(means), means, strict=False)):
+        y = 30 + 18 * number
+        parts.append(f'<path d="M 900 {y - 4} h 25" stroke="{color}" stroke-dasharray="{dashes}"/>')
+        parts.append(f'<text x="932" y="{y}" fill="{color}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

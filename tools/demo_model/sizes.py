@@ -24,6 +24,11 @@ TEXT_ENCODER: dict[str, Any] = {
 }
 
 
+ROPE_THETA = 100
+"""Of the published 1 000 000, nearly all positions' angles would stand still over a piece of 125 tokens. With this base
+several of them turn once or twice in a beat, by which attention can tell one tempo from another."""
+
+
 def dit_config() -> dict[str, Any]:
     """config.json of the base variant."""
     return {
@@ -44,7 +49,7 @@ def dit_config() -> dict[str, Any]:
         "encoder_num_key_value_heads": 2,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
-        "rope_theta": 1_000_000,
+        "rope_theta": ROPE_THETA,
         "rope_scaling": None,
         "attention_bias": False,
         "attention_dropout": 0.0,
