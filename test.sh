@@ -12,7 +12,5 @@ if [ -w /dev/shm ] && [ "${room_kib:-0}" -gt 4000000 ]; then
     trap 'rm -rf "$folder"' EXIT
     set -- --basetemp "$folder/tests" -o tmp_path_retention_policy=failed "$@"
 fi
-# one process more than there are processors: those that test pages wait a lot
-export PYTEST_XDIST_AUTO_NUM_WORKERS="${PYTEST_XDIST_AUTO_NUM_WORKERS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}"
-# each process gets its part of the list, and takes tests of another when it is done: what a file prepares is made once
+# each process gets a half of the list, and takes tests of another when it is done: what a file prepares is made once
 env/bin/python -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"
