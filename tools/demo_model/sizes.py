@@ -25,8 +25,8 @@ TEXT_ENCODER: dict[str, Any] = {
 
 
 ROPE_THETA = 100
-"""Of the published 1 000 000, nearly all positions' angles would stand still over a piece of 125 tokens. With this base
-several of them turn once or twice in a beat, by which attention can tell one tempo from another."""
+"""With the published 1 000 000 nearly all angles would stand still over a piece of 125 tokens. With this base several
+turn about once in a beat, so that attention has something to tell one tempo from another by."""
 
 
 def dit_config() -> dict[str, Any]:
