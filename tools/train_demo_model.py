@@ -55,6 +55,8 @@ def run_dit(options: argparse.Namespace) -> None:
     pools, held_out = training_pools(options)
     silence = silence_latent(load_trained(options.work / "vae"))
     trainer = Trainer(make_tokenizer(options.work / "tokenizer"), silence, options.device)
+    if options.compile:
+        trainer.compile_blocks()
     plan = {"steps": options.dit_steps, "batch": options.dit_batch, "log_every": options.log_every}
     trainer.train(options.work / "dit", pools, held_out, **plan)
 
@@ -83,8 +85,9 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=6000)
     parser.add_argument("--vae-batch", type=int, default=4, help="clips of 1.28 s in a step")
     parser.add_argument("--pieces", type=int, default=4800, help="pieces that the DiT is trained on, counted as 10 s")
-    parser.add_argument("--dit-steps", type=int, default=8200)
+    parser.add_argument("--dit-steps", type=int, default=13300)
     parser.add_argument("--dit-batch", type=int, default=24, help="pieces of 10 s in a step")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="the DiT's blocks")
     parser.add_argument("--code-steps", type=int, default=600)
     parser.add_argument("--log-every", type=int, default=100)
     options = parser.parse_args()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,14 +36,31 @@ LARGEST_GRADIENT_ERROR = {"fp32": 1e-3, "mixed": 5e-2}
 """How far a compiled gradient may be from the plain one, relative to its length."""
 MOST_VARIANTS = 64
 """Compilations of a block: its kinds of attention times the shapes and modes it is called with."""
+CONDITION_MULTIPLE = 64
+"""On a processor conditions are padded to such lengths, so that most batches have the shape that was tried."""
 
 
-def compile_blocks(session: Session, job: Job) -> bool:
-    """Compile every block, and keep it so only if one real pass gives the gradient of the plain blocks.
+@contextmanager
+def compiled_blocks(session: Session, job: Job) -> Iterator[None]:
+    """Blocks are compiled while this lasts, if one real pass gives the gradient of the plain blocks.
 
-    Compilers make mistakes that no error reports: torch 2.13 gives wrong gradients for some small models on
-    processors. The trial leaves no trace: every draw of a step has its own seed, and its gradients are thrown away.
+    Compilers make mistakes that no error reports: on processors torch 2.13 gives wrong gradients for most models, and
+    for those it gets right again with the next shape. So there only what was tried runs compiled, the rest plain.
+    The trial leaves no trace: every draw of a step has its own seed, and its gradients are thrown away.
     """
+    if session.processes.fabric.device.type != "cpu":
+        _compile(session, job)
+        yield
+        return
+    session.model.round_conditions_up(CONDITION_MULTIPLE)
+    if not _compile(session, job, dynamic=False):
+        session.model.round_conditions_up(1)
+    with torch.compiler.set_stance("eager_on_recompile"):
+        yield
+
+
+def _compile(session: Session, job: Job, dynamic: bool | None = None) -> bool:
+    """Compile every block, try them, and take it back where they are wrong or can't be compiled."""
     from torch._dynamo import config
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import InductorError
@@ -50,7 +69,7 @@ def compile_blocks(session: Session, job: Job) -> bool:
     blocks = session.model.transformer.layers
     plain = _trial_gradient(session)
     for block in blocks:
-        block.compile(fullgraph=True)
+        block.compile(fullgraph=True, dynamic=dynamic)
     began = time.perf_counter()
     try:
         error = float((_trial_gradient(session) - plain).norm() / plain.norm().clamp(min=1e-12))

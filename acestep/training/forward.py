@@ -61,6 +61,10 @@ class FlowModel:
             self._context[frames] = context_latents(self._silence, frames).to(self.device)
         return self._context[frames]
 
+    def round_conditions_up(self, multiple: int) -> None:
+        """Pad conditions to lengths that this divides; the mask keeps all numbers what they are."""
+        self._mask.multiple = multiple
+
     def unmasked(self) -> AbstractContextManager[None]:
         """Leaves the mask of the last training batch out of the transformer's calls inside the block."""
         return self._mask.lifted()

@@ -15,24 +15,30 @@ from torch import Tensor
 
 
 class ConditionMask:
-    """Holds the mask of the present batch; the cross-attention of every layer looks here."""
+    """Holds the mask of the present batch; the cross-attention of every layer looks here.
+
+    Lengths are rounded up to a `multiple`, so that blocks compiled for fixed shapes meet few of them.
+    """
 
     def __init__(self, transformer: AceStepTransformer1DModel) -> None:
         self.bias: Tensor | None = None
+        self.multiple = 1
         for layer in transformer.layers:
             layer.cross_attn.set_processor(_MaskedCrossAttention(self))
 
     def pad(self, conditions: list[Tensor], dtype: torch.dtype) -> Tensor:
-        """Stack conditions (L_i, E) to (B, max L, E) and remember which places are padding.
+        """Stack conditions (L_i, E) to (B, L, E), L ≥ all L_i, and remember which places are padding.
 
         The mask stays in force until the next call, so that recomputed layers see it in the backward pass.
         """
         lengths = [condition.shape[0] for condition in conditions]
+        whole = -(-max(lengths) // self.multiple) * self.multiple
         self.bias = None
-        if len(set(lengths)) == 1:
+        if min(lengths) == whole:
             return torch.stack(conditions).to(dtype)
         padded = torch.nn.utils.rnn.pad_sequence(conditions, batch_first=True).to(dtype)
-        places = torch.arange(max(lengths), device=padded.device)
+        padded = torch.nn.functional.pad(padded, (0, 0, 0, whole - padded.shape[1]))
+        places = torch.arange(whole, device=padded.device)
         real = places[None] < torch.tensor(lengths, device=padded.device)[:, None]  # (B, L)
         self.bias = real[:, None, None, :]  # (B, 1, 1, L)
         return padded

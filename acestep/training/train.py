@@ -23,7 +23,7 @@ from acestep.model.quantising import require_quantising
 from acestep.preprocess.store import TensorStore
 from acestep.settings import PreviewSettings, TrainSettings
 from acestep.training.checkpoints import resume_point, step_of
-from acestep.training.compiling import compile_blocks, wants_compiling
+from acestep.training.compiling import compiled_blocks, wants_compiling
 from acestep.training.data import EpochOrder, TrainingData, load_data
 from acestep.training.ending import finish, write_what_was_learnt
 from acestep.training.failures import explained, lost_a_process
@@ -208,9 +208,9 @@ class Sessions:
         session = self.current
         assert session is not None
         try:
-            if wants_compiling(session.settings, session.processes.fabric.device):
-                compile_blocks(session, self._job)
-            fit(session, self._job)
+            wanted = wants_compiling(session.settings, session.processes.fabric.device)
+            with compiled_blocks(session, self._job) if wanted else contextlib.nullcontext():
+                fit(session, self._job)
         except OutOfRoom as failure:
             session.optimizer.zero_grad(set_to_none=True)
             save(session)

@@ -254,10 +254,14 @@ def test_a_batch_of_n_is_n_batches_of_one(make_store: MakeStore, checkpoint: Che
         return found, [parameter.grad.clone() for parameter in adapter.parameters()]
 
     together, gradient = judge([step[0]])
+    model.round_conditions_up(64)
+    padded, gradient_of_padded = judge([step[0]])
+    model.round_conditions_up(1)
     alone, gradients = judge([[sample] for sample in step[0]])
-    assert together == pytest.approx(alone, rel=1e-5)
-    for one, other in zip(gradient, gradients, strict=True):
+    assert together == pytest.approx(alone, rel=1e-5) and padded == pytest.approx(alone, rel=1e-5)
+    for one, other, third in zip(gradient, gradients, gradient_of_padded, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(third, other, rtol=1e-4, atol=1e-7)
 
 
 def test_the_reported_loss_is_the_mean_over_every_sample_of_a_step(
