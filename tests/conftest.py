@@ -19,8 +19,8 @@ settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of pages first: they wait a lot, and meanwhile the others compute."""
-    items.sort(key=lambda item: "ui" not in item.path.parts)
+    """Tests of pages first: they wait a lot, and meanwhile the others compute. The longest of all begins."""
+    items.sort(key=lambda item: ("ui" not in item.path.parts, item.path.name != "test_whole_way.py"))
 
 
 _IMPORTED_AT_ONCE = 200

@@ -27,7 +27,7 @@ LABEL_SUFFIXES = frozenset({".json", ".txt", ".lrc", ".csv"})
 _ARCHIVES = frozenset({".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst"})
 _SYSTEM_PARTS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(?: *\.|$)", re.IGNORECASE)
-_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _CHUNK_BYTES = 1 << 20
 _LONGEST_PART_BYTES = 200
 _LONGEST_PATH_BYTES = 1000
@@ -122,7 +122,7 @@ def _plan(path: Path, opened: zipfile.ZipFile, limits: Limits) -> _Plan:
             raise _refused(path, f"{shown} is encrypted", "Pack it without a password.")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise _refused(path, f"{shown} is packed in an unusual way", "Pack it again as an ordinary ZIP file.")
-        name = "/".join(_portable(part) for part in parts)
+        name = "/".join(portable_name(part) for part in parts)
         if len(name.encode()) > _LONGEST_PATH_BYTES:
             raise _refused(path, f"the path of {shown} is too long", "Shorten it.")
         key = unicodedata.normalize("NFC", name).casefold()
@@ -166,14 +166,14 @@ def _why_skipped(parts: list[str]) -> str:
     return ""
 
 
-def _portable(part: str) -> str:
+def portable_name(part: str) -> str:
     """A name that Windows, macOS and Linux take, with its suffix as it was. Sidecars of a song change alike."""
     part = _FORBIDDEN.sub("_", part).rstrip(" .")
     part = part.encode("utf-8", "replace").decode("utf-8")
     if _DEVICE.match(part) or part.startswith(TEMPORARY_PREFIX):
         part = f"_{part}"
     if len(part.encode()) > _LONGEST_PART_BYTES:
-        raise UserError(f"The name {part[:40]}… in the archive is too long.", fix="Shorten it.")
+        raise UserError(f"The name {part[:40]}… is too long.", fix="Shorten it.")
     return part
 
 

@@ -66,12 +66,16 @@ def read_csv_folder(files: Sequence[Path], audio: Sequence[str]) -> CsvLabels:
             continue
         usable.append(path.name)
         seen: dict[str, int] = {}
-        for row in table.rows:
+        own_paths = [index.path_of(row.names) for row in table.rows]
+        named = set(own_paths)
+        for row, own_path in zip(table.rows, own_paths, strict=True):
             matches = index.find(row.names)
             if not matches:
                 subject = f"{row.source}, line {row.line}"
                 result.problems.append(Problem(subject, f'No audio file is called "{row.names[0]}".', "warning"))
             for name in matches:
+                if name != own_path and name in named:
+                    continue  # another row names it by its whole path
                 if name in seen:
                     message = f"Lines {seen[name]} and {row.line} are both about {name}; filled cells of the later win."
                     result.problems.append(Problem(row.source, message, "warning"))
@@ -183,6 +187,10 @@ class _AudioIndex:
             for table, (form, of_stem) in zip(self._tables, _NAME_FORMS, strict=True):
                 table.setdefault(form(stem if of_stem else name), []).append(relative)
         self._paths = set(audio)
+
+    def path_of(self, cells: Iterable[str]) -> str | None:
+        """The audio file whose whole relative path stands in a row's name cells."""
+        return next((path for cell in cells if (path := cell.replace("\\", "/")) in self._paths), None)
 
     def find(self, cells: Iterable[str]) -> list[str]:
         """The audio files that a row's name cells mean: by path when one fits, else by file name."""

@@ -120,7 +120,7 @@ def replace_text(
         new = substitute(old)
         if new == old:
             return []
-        if field == "lyrics" and song.timed_lyrics:
+        if field == "lyrics" and song.times_fit:
             timed = substitute(song.timed_lyrics)
             if plain_lyrics(timed) == plain_lyrics(new):
                 return song.edit(lyrics=timed)
@@ -142,7 +142,7 @@ def add_text(songs: Sequence[Song], field: TextField, text: str, where: Literal[
         raise UserError(f"There is no text to add to {field}.", fix="Write one.")
 
     def edit(song: Song) -> list[str]:
-        old = (song.timed_lyrics or song.lyrics) if field == "lyrics" else getattr(song, field)
+        old = song.written_lyrics if field == "lyrics" else getattr(song, field)
         if not old or (field == "lyrics" and song.is_instrumental):
             return []
         if (old + joint).startswith(text + joint) if where == "before" else (joint + old).endswith(joint + text):
@@ -246,11 +246,11 @@ class History:
         if draft.settings is not None:
             self.dataset.settings = draft.settings[1 if forward else 0]
         try:
-            songs = [live[new.id] for _, new in ways]
+            changes = [(live[new.id], _changed(old, new)) for old, new in ways]
             if self.file is None and not forward:
-                changed = set(restore(written))  # written to by somebody else since: only our labels leave them
-                songs = [song for song, entry in zip(songs, written, strict=True) if entry.path in changed]
-            return Edit(draft, save_labels(self.dataset, songs, self.file))
+                elsewhere = set(restore(written))  # written to by somebody else since: only our labels leave them
+                changes = [one for one, entry in zip(changes, written, strict=True) if entry.path in elsewhere]
+            return Edit(draft, save_labels(self.dataset, changes, self.file))
         except BaseException:
             for old, _ in ways:
                 _become(live[old.id], old)
@@ -284,6 +284,15 @@ _LABELS = tuple(
 
 def _labels(song: Song) -> tuple[Any, ...]:
     return tuple(getattr(song, name) for name in _LABELS)
+
+
+def _changed(old: Song, new: Song) -> frozenset[str]:
+    """The labels that an edit gives another value or another origin."""
+
+    def said(song: Song, name: str) -> tuple[Any, ...]:
+        return getattr(song, name), song.sources.get(name), song.written_lyrics if name == "lyrics" else ""
+
+    return frozenset(name for name in NOT_SAID if said(old, name) != said(new, name))
 
 
 def _become(song: Song, other: Song) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -45,16 +45,18 @@ def hand_made(song: Song) -> frozenset[str]:
     return frozenset(name for name, source in song.sources.items() if source == EDITED)
 
 
-def save_labels(dataset: Dataset, songs: Sequence[Song], file: Path | None) -> list[Written]:
-    """Keep what the user typed for `songs`: in the dataset file `file`, or where that is None beside each song.
+def save_labels(dataset: Dataset, changes: Sequence[tuple[Song, Set[str]]], file: Path | None) -> list[Written]:
+    """Keep what the user typed: in the dataset file `file`, or where that is None beside each song.
 
-    Raises UserError when a place cannot be written; then no file is changed. Returns the sidecars written.
+    `changes` are songs, each with the labels that were changed just now. What stands in a sidecar for the others
+    stays where somebody else typed it since the song was read. Raises UserError when a place cannot be written; then
+    no file is changed. Returns the sidecars written.
     """
     if file is not None:
         save_dataset(dataset, file)
         return []
     places = _Places(dataset)
-    written = [_planned(song, places.of(song)) for song in songs]
+    written = [_planned(song, places.of(song), changed) for song, changed in changes]
     try:
         _write({entry.path: entry.after for entry in written if entry.after != entry.before})
     except BaseException:
@@ -65,7 +67,7 @@ def save_labels(dataset: Dataset, songs: Sequence[Song], file: Path | None) -> l
 
 def save_song(dataset: Dataset, song: Song) -> Path:
     """Write what the user typed for one song into its song.json and return the path of it."""
-    return save_labels(dataset, [song], None)[0].path
+    return save_labels(dataset, [(song, NOT_SAID.keys())], None)[0].path
 
 
 def restore(written: Sequence[Written]) -> list[Path]:
@@ -129,6 +131,7 @@ class LabelWriter:
         found = read_labels(content, path.name)
         known = {name for name, source in song.sources.items() if source != DEFAULT and not is_machine(source)}
         typed = (edited | found.values.keys()) - by_machine.keys() - known
+        typed |= _typed_since(song, path.name, content)
         for name in typed:
             song.set_from(EDITED if name in edited else path.name, name, found.values.get(name, NOT_SAID[name]))
         if "lyrics" in typed:
@@ -145,7 +148,7 @@ class LabelWriter:
     def write(self, song: Song) -> None:
         """Keep the labels of a song of the dataset. Raises UserError when they cannot be written."""
         if self._file is None:
-            entry = _planned(song, self._places.of(song))
+            entry = _planned(song, self._places.of(song), frozenset())
             _write({entry.path: entry.after})
             return
         self._waiting = True
@@ -200,16 +203,35 @@ class _Places:
         return self._folders[folder]
 
 
-def _planned(song: Song, path: Path) -> Written:
-    """What is in a song's file, and what is to be."""
+def _typed_since(song: Song, file: str, content: dict[str, Any]) -> frozenset[str]:
+    """The labels that somebody typed into a song's file, here or in another program, after the song was read."""
+    found = read_labels(content, file)
+
+    def is_known(name: str) -> bool:
+        value = found.values.get(name, NOT_SAID[name])
+        if file in song.overruled.get(name, ()):
+            return True  # a newer dataset file said otherwise
+        if name == "lyrics" and not value:
+            return song.lyrics in ("", INSTRUMENTAL)
+        same_times = name != "lyrics" or found.timed_lyrics in ("", song.timed_lyrics)
+        return bool(value == getattr(song, name)) and same_times
+
+    return frozenset(name for name in edited_labels(content) if not is_known(name))
+
+
+def _planned(song: Song, path: Path, changed: Set[str]) -> Written:
+    """What is in a song's file, and what is to be when the labels `changed` were changed just now."""
     before = _bytes(path)
     content = _parse(path, before) if before is not None else {}
     marked = edited_labels(content)
+    typed_elsewhere = _typed_since(song, path.name, content) - changed
     noted = content.get("sources")
     sources = dict(noted) if isinstance(noted, dict) else {}
     typed = hand_made(song)
     for name in NOT_SAID:
-        value = song.timed_lyrics or song.lyrics if name == "lyrics" else getattr(song, name)
+        if name in typed_elsewhere:
+            continue
+        value = song.written_lyrics if name == "lyrics" else getattr(song, name)
         origin = song.sources.get(name, "")
         if name in typed:
             _set(content, name, value)
@@ -221,7 +243,7 @@ def _planned(song: Song, path: Path) -> Written:
             else:
                 _set(content, name, value)
             sources[name] = origin_note(origin, value)
-        elif name in marked:  # taken back since
+        elif name in marked and name in changed:  # taken back
             del sources[name]
             if song.sources.get(name) == path.name:
                 _set(content, name, getattr(song, name))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ LARGEST_DATASET = 256 << 20
 
 PATH_KEYS = ("audio_path", "path", "audio", "file", "filename")
 """Keys of a sample that may name its audio file, the preferred one first."""
+
+OTHER_AUDIO = "Its audio has changed since the dataset was saved; check that the labels still fit."
 
 MISSING = "missing_samples"
 """Key of `Dataset.extra` for samples whose audio is not there; they are written back, so no label is lost."""
@@ -90,13 +92,19 @@ class Saved:
     extra: dict[str, Any] = field(default_factory=dict)
     _by_key: dict[Path | str | None, SavedSong] = field(default_factory=dict)
 
-    def find(self, song: Song) -> SavedSong | None:
-        """The sample about this song: by its path, else by the content of its audio (it was renamed)."""
+    def find(self, song: Song, present: Set[str]) -> SavedSong | None:
+        """The sample about this song: by the content of its audio, however it is called now, else by its path.
+
+        `present` are the ids of all songs there are: a sample whose recording is among them is about no other.
+        """
         if not self._by_key:
             for saved in reversed(self.songs):  # of two about the same song the first counts
                 self._by_key[str(saved.raw.get("id"))] = saved
                 self._by_key[saved.audio] = saved
-        return self._by_key.get(song.path) or self._by_key.get(song.id)
+        if (same := self._by_key.get(song.id)) is not None:
+            return same
+        found = self._by_key.get(song.path)
+        return None if found is not None and found.content_id in present else found
 
 
 def find_saved(root: Path, names: Iterable[str]) -> Saved:

@@ -16,7 +16,7 @@ from acestep.dataset.csv_labels import CsvLabels, read_csv_folder
 from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprint, Fingerprints
 from acestep.dataset.resolve import Evidence, apply_evidence
-from acestep.dataset.saved import MISSING, Saved, SavedSong, find_saved, read_saved
+from acestep.dataset.saved import MISSING, OTHER_AUDIO, Saved, SavedSong, find_saved, read_saved
 from acestep.dataset.sidecars import Pairing, pair, read_sidecar
 from acestep.dataset.song import Song
 from acestep.dataset.walk import Folder, Tree, walk
@@ -62,6 +62,7 @@ def scan_folder(
                 stage.advance(note=relative)
     finally:
         cache.save()
+    scan.label()
     scan.keep_missing()
     dataset.problems += label_problems(dataset.songs, root.name or str(root))
     return dataset
@@ -88,6 +89,7 @@ class _Scan:
     tables: CsvLabels
     saved: Saved
     by_id: dict[str, Song] = field(default_factory=dict)
+    places: dict[str, tuple[Folder, str]] = field(default_factory=dict)
     pairings: dict[str, Pairing] = field(default_factory=dict)
     matched: list[SavedSong] = field(default_factory=list)
 
@@ -99,7 +101,7 @@ class _Scan:
             self.dataset.problems.append(Problem(part.relative_name(name), message, "warning"))
 
     def add(self, part: Folder, name: str, cache: Fingerprints) -> None:
-        """Add one song with its labels, or the problem that keeps it out."""
+        """Add one song, or the problem that keeps it out."""
         relative, path = part.relative_name(name), part.path / name
         if path.is_symlink():
             path = path.resolve()
@@ -113,13 +115,20 @@ class _Scan:
             return
         song = Song(found.id, path, relative, found.duration_s)
         self.by_id[song.id] = song
+        self.places[song.id] = part, name
         self.dataset.songs.append(song)
-        self.dataset.problems += apply_evidence(song, self._evidence(part, name, song))
+
+    def label(self) -> None:
+        """Give all songs their labels. Which sample of a dataset file means which can be told when all are known."""
+        for song in self.dataset.songs:
+            self.dataset.problems += apply_evidence(song, self._evidence(*self.places[song.id], song))
 
     def _evidence(self, part: Folder, name: str, song: Song) -> Evidence:
         evidence = Evidence()
-        if (saved := self.saved.find(song)) is not None:
+        if (saved := self.saved.find(song, self.by_id.keys())) is not None:
             self.matched.append(saved)
+            if saved.content_id not in (None, song.id):
+                self.dataset.problems.append(Problem(song.relative, OTHER_AUDIO, "warning"))
             song.extra = dict(saved.extra)
             evidence = saved.evidence(restoring=False)
         if (row := self.tables.of_audio.get(song.relative)) is not None:

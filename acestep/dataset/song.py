@@ -88,6 +88,11 @@ class Song:
         """Are the words of `timed_lyrics` those of `lyrics`, so that their times tell what is sung when?"""
         return bool(self.timed_lyrics) and plain_lyrics(self.timed_lyrics) == self.lyrics.strip()
 
+    @property
+    def written_lyrics(self) -> str:
+        """The lyrics as they are shown and kept: with the times, where there are any of these words."""
+        return self.timed_lyrics if self.times_fit else self.lyrics
+
     def labels(self, text: str, duration_s: float) -> PromptLabels:
         """What prompts say about the song, with `text` as the caption, for `duration_s` seconds of it."""
         return PromptLabels(

@@ -16,7 +16,7 @@ from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprints
 from acestep.dataset.labels import origin_note
 from acestep.dataset.resolve import apply_evidence
-from acestep.dataset.saved import MISSING, SCHEMA_VERSION, Saved, SavedSong, check_dataset_file, read_saved
+from acestep.dataset.saved import MISSING, OTHER_AUDIO, SCHEMA_VERSION, Saved, SavedSong, check_dataset_file, read_saved
 from acestep.dataset.scan import identify, scan_folder
 from acestep.dataset.song import EDITED, NOT_SAID, Song
 from acestep.settings.dataset import DatasetSettings
@@ -86,8 +86,7 @@ def _song(sample: SavedSong, dataset: Dataset, cache: Fingerprints) -> Song | No
     if sample.audio.is_relative_to(dataset.root):
         relative = sample.audio.relative_to(dataset.root).as_posix()
     if sample.content_id not in (None, found.id):
-        message = "Its audio has changed since the dataset was saved; check that the labels still fit."
-        dataset.problems.append(Problem(relative, message, "warning"))
+        dataset.problems.append(Problem(relative, OTHER_AUDIO, "warning"))
     return Song(found.id, sample.audio, relative, found.duration_s, extra=dict(sample.extra))
 
 

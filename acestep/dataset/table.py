@@ -85,7 +85,7 @@ def _lyrics_state(song: Song) -> LyricsState:
         return "instrumental"
     if not song.lyrics:
         return "missing"
-    return "timed" if song.timed_lyrics else "words"
+    return "timed" if song.times_fit else "words"
 
 
 def sorted_rows(rows: Iterable[Row], column: str, descending: bool = False) -> list[Row]:

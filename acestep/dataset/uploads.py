@@ -10,7 +10,7 @@ from acestep.audio.format import AUDIO_SUFFIXES
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import atomic_folder, disk_errors, output_folder, safe_name
-from acestep.dataset.archive import LABEL_SUFFIXES, Extracted, extract_archive
+from acestep.dataset.archive import LABEL_SUFFIXES, Extracted, extract_archive, portable_name
 
 
 def take_in(files: Sequence[str | Path], root: str | Path, name: str = "", job: Job | None = None) -> Extracted:
@@ -42,7 +42,12 @@ def take_in(files: Sequence[str | Path], root: str | Path, name: str = "", job: 
     with atomic_folder(result.folder) as folder, job.stage("copy", len(wanted), "files") as stage:
         for path in wanted:
             job.check_stop()
-            target = _free(folder / f"{safe_name(path.stem)}{path.suffix}")
+            target = folder / _visible_name(path)
+            if target.exists() and path.suffix.lower() not in AUDIO_SUFFIXES:
+                message = "Two files have this name, and whose labels they are cannot be told; this one is left out."
+                result.skipped.append(Problem(path.name, message, "warning"))
+                continue
+            target = _free(target)
             with disk_errors(target):
                 shutil.copyfile(path, target)
             result.files.append(target.name)
@@ -59,6 +64,12 @@ def add_table(file: str | Path, folder: Path) -> Path:
     with disk_errors(target):
         shutil.copyfile(path, target)
     return target
+
+
+def _visible_name(path: Path) -> str:
+    """The name of a dropped file, changed alike for a song and its label files, so that they still belong together."""
+    name = path.name.lstrip(" .")
+    return portable_name(name if Path(name).suffix == path.suffix else f"unnamed{path.suffix}")
 
 
 def _free(path: Path) -> Path:

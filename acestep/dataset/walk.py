@@ -9,6 +9,7 @@ from pathlib import Path
 
 from acestep.audio.format import AUDIO_SUFFIXES
 from acestep.core.errors import Problem
+from acestep.core.paths import TEMPORARY_PREFIX
 
 _SKIPPED_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
 _UNFINISHED = ("~", ".tmp", ".part", ".partial", ".crdownload", ".download")
@@ -63,6 +64,10 @@ def walk(root: Path) -> Tree:
             continue
         for entry in entries:
             if _is_skipped(entry.name):
+                if _hides_songs(entry):
+                    message = "Its name begins with a dot, so it is left out as hidden; rename it to use it."
+                    hidden = Problem(folder.relative_name(entry.name), message, "warning")
+                    tree.problems.append(_unusable_name(folder, entry.name) or hidden)
                 continue
             if (problem := _unusable_name(folder, entry.name)) is not None:
                 tree.problems.append(problem)
@@ -84,6 +89,18 @@ def _order(folder: Folder) -> str:
 
 def _is_skipped(name: str) -> bool:
     return name.startswith((".", "~$")) or name.lower().endswith(_UNFINISHED) or name.lower() in _SKIPPED_FOLDERS
+
+
+def _hides_songs(entry: os.DirEntry[str]) -> bool:
+    """Is something with a dot first a song, or a folder of songs, rather than what systems and programs hide?"""
+    if not entry.name.startswith(".") or entry.name.startswith(("._", TEMPORARY_PREFIX)):
+        return False
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return any(is_audio_name(child.name) and child.name[0] != "." for child in Path(entry.path).iterdir())
+    except OSError:
+        return False
+    return is_audio_name(entry.name)
 
 
 def _unusable_name(folder: Folder, name: str) -> Problem | None:

@@ -80,6 +80,6 @@ def field_component(name: str) -> gr.components.Component:
 def shown_value(song: Song, name: str) -> Any:
     """A label as its field shows it. Lyrics show their times where they have some."""
     if name == "lyrics":
-        return song.timed_lyrics or song.lyrics
+        return song.written_lyrics
     value = getattr(song, name)
     return "" if name == "prompt_override" and value is None else value

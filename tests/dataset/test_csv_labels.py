@@ -101,6 +101,20 @@ def test_the_path_of_a_captioners_csv_tells_equal_names_apart(beside: Write) -> 
     assert labels.problems == []
 
 
+def test_a_row_by_its_whole_path_beats_rows_by_file_name(beside: Write) -> None:
+    audio = ["song.wav", "live/song.wav", "demo/song.wav"]
+    rows = ["live/song.wav,on stage", "song.wav,in the studio"]
+    for text in (rows, rows[::-1]):
+        labels = read(beside, "\n".join(["file,caption", *text]), audio)
+        captions = {name: found.values["caption"] for name, found in labels.of_audio.items()}
+        assert captions == {
+            "song.wav": "in the studio",
+            "live/song.wav": "on stage",
+            "demo/song.wav": "in the studio",  # the name alone means every folder
+        }
+        assert labels.problems == []
+
+
 def test_duplicate_rows_are_told_and_merged(beside: Write) -> None:
     labels = read(beside, "File,BPM,Caption\na.mp3,90,first\na.mp3,,second\n", ["a.mp3"])
     assert labels.of_audio["a.mp3"].values == {"bpm": 90, "caption": "second"}

@@ -304,11 +304,15 @@ def test_hidden_and_unfinished_files_are_left_alone(music: Path, make_song: Make
         "x.tmp",
         "cover.jpg",
         "video.mp4",
+        ".38 Special/song.wav",
     ):
         beside(name, (music / "song.wav").read_bytes())
+    beside(".cache/x", "no song")
     dataset = scan_folder(music)
     assert [song.relative for song in dataset.songs] == ["song.wav"]
     assert errors_of(dataset) == {}
+    hidden = {problem.subject for problem in dataset.problems if "left out as hidden" in problem.message}
+    assert hidden == {".hidden.wav", ".git", ".38 Special"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

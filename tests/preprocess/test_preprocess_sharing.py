@@ -70,5 +70,5 @@ def test_a_killed_process_is_told_and_what_is_done_is_kept(
 
     with pytest.raises(UserError, match="ended from outside"):
         encode(songs, tmp_path / "out", job=Job(kill), devices=2)
-    encode(songs, tmp_path / "out", devices=2, two_pass=True)
+    encode(songs, tmp_path / "out", two_pass=True)
     assert content(tmp_path / "out") == content(encoded)
