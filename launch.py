@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from acestep.core.errors import UserError
 from acestep.core.health import require_packages
+from acestep.core.paths import disk_errors
 
 HIGHEST_PORT = 65535
 
@@ -60,6 +62,7 @@ def start(options: argparse.Namespace, rest: list[str]) -> int:
         from acestep.cli import main as acestep  # not before the check: it needs the packages
 
         return acestep(["demo", *rest])
+    keep_uploads_private()
     from acestep.ui.serving import ServeOptions, credentials
 
     open_browser = not options.no_browser and sys.stdout.isatty()
@@ -76,6 +79,22 @@ def start(options: argparse.Namespace, rest: list[str]) -> int:
 
         lora_training_ui.run(served, tuple(options.root), options.demo, options.project)
     return 0
+
+
+def keep_uploads_private() -> None:
+    """Let Gradio keep what is uploaded and shown in a folder of this user.
+
+    Its own choice is one folder for all users of a computer: whoever comes second could not write there, and could
+    read what the first one brought. It is looked up when gradio is imported.
+    """
+    from acestep.core.jobs import state_folder
+
+    if not os.environ.get("GRADIO_TEMP_DIR"):
+        folder = state_folder() / "uploads"
+        with disk_errors(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
 
 def start_both(options: argparse.Namespace) -> int:

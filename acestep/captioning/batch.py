@@ -34,6 +34,7 @@ from acestep.captioning.contract import (
     SongToLabel,
     TryAgain,
 )
+from acestep.captioning.keeping import Keeper
 from acestep.captioning.pace import Pace
 from acestep.captioning.plan import Step, check_keys, due_fields, plan_steps
 from acestep.core.ahead import Ahead
@@ -106,7 +107,8 @@ def label_dataset(
 
     Labels are kept in the dataset file `file`, or beside the songs where that is None, after each song. A stopped
     batch returns its report; running it again does what is left. Trouble with a song is in the report. Raises
-    UserError for trouble that every song would meet (BackendUnusable); what was written by then is kept.
+    UserError for trouble that every song would meet (BackendUnusable, a full disk); what was written by then is kept,
+    and so are the answers that were under way.
 
     A given `report` is filled song by song, for screens that look at it meanwhile. Labels of a song change within
     the context `changing(song)` only; what somebody typed since the song was asked about stays.
@@ -118,8 +120,9 @@ def label_dataset(
     chosen = _chosen(dataset, songs)
     report.songs = len(chosen)
     pace = Pace(settings, job, clock, sleep or job.wait)
-    batch = _Batch(dataset, settings, keys, job, report, pace, changing)
-    with LabelWriter(dataset, file, clock=clock) as batch.writer:
+    with LabelWriter(dataset, file, clock=clock) as writer:
+        keeper = Keeper(writer, file is not None, report.problems)
+        batch = _Batch(dataset, settings, keys, job, report, pace, changing, keeper)
         try:
             if settings.instrumental == "yes":
                 batch.mark_instrumental(chosen)
@@ -169,28 +172,27 @@ class _Batch:
     report: LabelReport
     pace: Pace
     changing: Callable[[Song], AbstractContextManager[object]]
-    writer: LabelWriter = field(init=False)
+    keeper: Keeper
     failed_in_a_row: int = 0
+    ended: BaseException | None = None
 
     def mark_instrumental(self, songs: Sequence[Song]) -> None:
         """The user says that no song has a voice: that is kept like anything typed."""
         for song in songs:
-            said = song.sources.get("lyrics", DEFAULT)
-            if self.settings.fill == "all" or said == DEFAULT or (self.settings.fill == "machine" and is_machine(said)):
+            if self._may_be_marked(song) and self.keeper.has_place(song):
                 with self.changing(song):
-                    song.edit(is_instrumental=True)
-                    self.writer.write(song)
+                    if self.keeper.take_over(song) is not None and self._may_be_marked(song):
+                        song.edit(is_instrumental=True)
+                        self.keeper.write(song)
+
+    def _may_be_marked(self, song: Song) -> bool:
+        said = song.sources.get("lyrics", DEFAULT)
+        return self.settings.fill == "all" or said == DEFAULT or (self.settings.fill == "machine" and is_machine(said))
 
     def run(self, step: Step) -> None:
         """Open a backend, ask it about its songs, and close it."""
         facts = step.backend.facts
-        todo = []
-        for song, fields in step.songs:
-            try:
-                self.writer.check(song)
-                todo.append((song, fields))
-            except UserError as error:
-                self.report.problems.append(Problem(song.relative, str(error)))
+        todo = [(song, fields) for song, fields in step.songs if self.keeper.has_place(song)]
         if not todo:
             return
         self.failed_in_a_row = 0
@@ -203,9 +205,23 @@ class _Batch:
             with closing(walk(opened, todo, facts)) as answers:
                 for song, fields, answer in answers:
                     self.report.asked += 1
-                    with self.changing(song):
-                        self._keep(song, fields, answer, step.backend)
+                    try:
+                        with self.changing(song):
+                            self._keep(song, fields, answer, step.backend)
+                    except (UserError, OSError) as error:
+                        self._end(error)  # the walk hands over what is under way, and then raises it
                     stage.advance(note=song.relative)
+
+    def _end(self, trouble: BaseException) -> None:
+        """Ask about no further song. What ends the batch first is told, though trouble sooner than a stop."""
+        if self.ended is None or isinstance(self.ended, Stopped):
+            self.ended = trouble
+
+    def _check_end(self) -> None:
+        """Raise what ends the batch."""
+        if self.ended is not None:
+            raise self.ended
+        self.job.check_stop()
 
     def _one_by_one(
         self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], facts: BackendFacts
@@ -213,7 +229,7 @@ class _Batch:
         """Answers in order; the next song is decoded while the backend works on the present one."""
         with Ahead((song for song, _ in todo), partial(_heard, hears=facts.hears)) as ahead:
             for song, fields in todo:
-                self.job.check_stop()
+                self._check_end()
                 try:
                     heard = ahead.take(song)
                 except UserError as error:
@@ -222,6 +238,7 @@ class _Batch:
                 answer = self._answer(opened, facts, song, fields, heard)
                 del heard  # else it stays in memory beside the next two
                 yield song, fields, answer
+        self._check_end()
 
     def _parallel(self, opened: OpenBackend, todo: list[tuple[Song, frozenset[Field]]], facts: BackendFacts) -> Answers:
         """Answers as they come in, so many songs under way at once as the settings allow and no more in memory.
@@ -239,11 +256,10 @@ class _Batch:
 
         under_way: dict[Future[Answer | UserError], tuple[Song, frozenset[Field]]] = {}
         waiting = iter(todo)
-        ended: BaseException | None = None
         most = self.settings.parallel_requests if facts.network else threads_at_once()
         with ThreadPoolExecutor(most, "label") as pool:
             while True:
-                while ended is None and not self.job.stop_requested and len(under_way) < most:
+                while self.ended is None and not self.job.stop_requested and len(under_way) < most:
                     if (following := next(waiting, None)) is None:
                         break
                     under_way[pool.submit(ask, *following)] = following
@@ -255,11 +271,9 @@ class _Batch:
                     trouble = future.exception()
                     if trouble is None:
                         yield song, fields, future.result()
-                    elif ended is None or isinstance(ended, Stopped):
-                        ended = trouble
-        if ended is not None:
-            raise ended
-        self.job.check_stop()
+                    else:
+                        self._end(trouble)
+        self._check_end()
 
     def _answer(
         self,
@@ -275,8 +289,14 @@ class _Batch:
         known = {name: getattr(song, name) for name in FIELDS if name not in fields}
         known = {name: value for name, value in known.items() if value != NOT_SAID[name]}
         question = SongToLabel(song.path, song.duration_s, fields, samples, language, known)
+
+        def request() -> Answer:
+            if self.ended is not None:
+                raise Stopped  # songs that wait for their turn are not paid for any more
+            return opened.label(question)
+
         try:
-            answer = self.pace.ask(lambda: opened.label(question), song.id, counts=facts.network)
+            answer = self.pace.ask(request, song.id, counts=facts.network)
         except BackendUnusable:
             raise
         except UserError as error:
@@ -298,29 +318,25 @@ class _Batch:
         for name, amount in answer.usage.items():
             self.report.usage[name] = self.report.usage.get(name, 0) + amount
         self.report.problems += [Problem(song.relative, note, "warning") for note in answer.notes]
-        try:
-            typed = self.writer.take_over(song)
-        except UserError as error:
-            self.report.problems.append(Problem(song.relative, str(error)))
+        if (typed := self.keeper.take_over(song)) is None:
             return
         if typed & fields:
-            told = f"{' and '.join(sorted(typed & fields))} changed in its file meanwhile."
-            self.report.problems.append(Problem(song.relative, told, "warning"))
+            message = f"{' and '.join(sorted(typed & fields))} changed in its file meanwhile."
+            self.report.problems.append(Problem(song.relative, message, "warning"))
         fields = due_fields(song, fields, maker, self.settings)  # less what was typed while it was under way
         values = self._values(song, fields, answer)
-        source = maker.facts.name
+        source, told = maker.facts.name, []
         for name in sorted(fields):
             if name in values:
                 self._set(song, source, name, values[name])
                 guess = answer.values.get(name, Guess(values[name]))
-                self.report.told.append(
-                    Told(song.relative, name, values[name], source, guess.confidence, guess.runner_up)
-                )
+                told.append(Told(song.relative, name, values[name], source, guess.confidence, guess.runner_up))
             elif name in _MAY_BE_UNTOLD and getattr(song, name) == NOT_SAID[name] and not _is_said(song, name):
                 song.sources[name] = source  # asked and not known: a later run does not ask again
         if "lyrics" in values:
             self._settle_voice(song, source, answer.timed_lyrics)
-        self.writer.write(song)
+        if self.keeper.write(song):
+            self.report.told += told
 
     def _values(self, song: Song, fields: frozenset[Field], answer: Answer) -> dict[Field, Any]:
         """The usable values of an answer in canonical spelling; what is not usable becomes a problem."""

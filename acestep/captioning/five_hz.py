@@ -122,13 +122,13 @@ def codes_checkpoint(name: str) -> Checkpoint:
 def language_model_folder(name: str, checkpoint: Checkpoint, job: Job) -> Path:
     """The folder of a language model: one of the sizes 0.6B, 1.7B and 4B, a folder or a Hub name; empty is 1.7B.
 
-    A published size is looked for in `checkpoints/` and beside the checkpoint, and else fetched into `checkpoints/`.
+    A published size is looked for in `checkpoints/` and beside the checkpoint, and else fetched to its side.
     """
     if not (folder_name := published_name(name)):
         return model_folder(name, job)
     if (present := present_language_model(folder_name, checkpoint)) is not None:
         return present
-    plan = plan_language_model(folder_name)
+    plan = plan_language_model(folder_name, checkpoint)
     job.say(plan.summary())
     return fetch(plan, job)
 
@@ -150,11 +150,11 @@ def present_language_model(folder_name: str, checkpoint: Checkpoint) -> Path | N
     return None
 
 
-def plan_language_model(folder_name: str) -> DownloadPlan:
-    """Ask the Hub what fetching a published size takes."""
+def plan_language_model(folder_name: str, checkpoint: Checkpoint) -> DownloadPlan:
+    """Ask the Hub what fetching a published size takes, to the side of the checkpoint."""
     in_main = folder_name.endswith("-1.7B")  # the middle size has no repository of its own
     repo, subfolder = (MAIN_REPOSITORY, folder_name) if in_main else (f"ACE-Step/{folder_name}", "")
-    return plan_repository(repo, DEFAULT_FOLDER, folder_name, subfolder=subfolder)
+    return plan_repository(repo, checkpoint.dit.parent, folder_name, subfolder=subfolder)
 
 
 def _wanted_model(settings: CaptionSettings) -> str:

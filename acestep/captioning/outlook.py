@@ -120,8 +120,9 @@ def look_ahead(steps: Sequence[Step], settings: CaptionSettings) -> list[StepOut
 def _download(facts: BackendFacts, model: str, settings: CaptionSettings) -> Download | None:
     """What is to be fetched for a local backend; None where its model is here."""
     if facts.name == five_hz.NAME and (size := five_hz.published_name(model)):
-        present = five_hz.present_language_model(size, five_hz.codes_checkpoint(settings.codes_model))
-        plan = partial(five_hz.plan_language_model, size)
+        checkpoint = five_hz.codes_checkpoint(settings.codes_model)
+        present = five_hz.present_language_model(size, checkpoint)
+        plan = partial(five_hz.plan_language_model, size, checkpoint)
     else:
         present, plan = local.present_folder(model), partial(local.plan_model, model)
     if present is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from acestep.captioning.contract import FIELDS, Field
 from acestep.captioning.finding import FINDERS, LABEL_LINE, LONGEST, find_genre, find_key, plain
+from acestep.captioning.refusals import is_refusal
 from acestep.dataset import spelling
 from acestep.dataset.labels import read_labels
 from acestep.dataset.text import clean, is_error_text, one_line
@@ -24,11 +25,6 @@ _ROLE = re.compile(r"\s*(?:assistant|model|system|user)\s*[:\n]", re.IGNORECASE)
 _CAPTION_LABEL = re.compile(r"[ \t>#*_•+-]{0,8}(?:caption|description)[*_ ]{0,4}:[*_ ]{0,4}", re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[\w-]{0,20}[ \t]*$", re.MULTILINE)
 _BOLD = re.compile(r"(\*\*|__)(?=\S)([^*_\n]{1,400}?)(?<=\S)\1")
-_REFUSAL = re.compile(
-    r"\bas an ai\b|\b(?:i'm|i am) sorry\b|\bi (?:can(?:no|')t|am (?:un|not )able to|do not have the ability to) "
-    r"(?:\w+ ){0,3}(?:listen|hear|access|process|analy[sz]e|help|assist|transcribe|provide)",
-    re.IGNORECASE,
-)
 _INSTRUCTION = re.compile(
     r"\b(?:ignore|disregard|forget) (?:\w+ ){0,3}(?:instructions?|prompts?|messages?)\b|\bsystem prompt\b",
     re.IGNORECASE,
@@ -48,6 +44,7 @@ _NO_VOICE = re.compile(
     r"\W*(?:no (?:lyrics|vocals|voice|singing)|instrumental)\W*(?:track|music|piece|only)?\W*", re.IGNORECASE
 )
 
+_REFUSED_WITHIN = 400  # characters; what comes later is about music or are lyrics
 _MOST_ALIKE = 8  # lines or words in a row that singers do repeat; beyond it is a model that hangs
 _LONGEST_CYCLE = 12
 _FEWEST_WORDS = 4  # of a caption that is left when endless repetition is taken out
@@ -79,7 +76,7 @@ def parse_caption(text: object, examples: Mapping[Field, Any] | None = None) -> 
         return parsed
     if words.lstrip().startswith(("{", "```json")) and (told := parse_json(text)).values:
         return told
-    if _REFUSAL.search(words[:400]):
+    if is_refusal(words, within=_REFUSED_WITHIN):
         parsed.notes.append("The model refused to describe the song.")
         return parsed
     words, hangs = without_loops(words)
@@ -105,7 +102,7 @@ def parse_transcript(text: object) -> Parsed:
     if not words.strip():
         parsed.notes.append("The model answered nothing.")
         return parsed
-    if _REFUSAL.search(words[:400]) and not _TAGGED_PART.search(words):
+    if is_refusal(words, within=_REFUSED_WITHIN) and not _TAGGED_PART.search(words):
         parsed.notes.append("The model refused to transcribe the song.")
         return parsed
     heading, lyrics_heading = _LANGUAGES.search(words), _LYRICS.search(words)
@@ -178,7 +175,7 @@ def parse_json(text: object) -> Parsed:
             parsed.put(name, find(f"{name}: {content[name]}" if isinstance(content[name], str) else ""))  # type: ignore[arg-type]
     if "caption" in parsed.values:
         caption, hangs = without_loops(parsed.values["caption"])
-        if _REFUSAL.search(caption) or _INSTRUCTION.search(caption):
+        if is_refusal(caption) or _INSTRUCTION.search(caption):
             del parsed.values["caption"]
             parsed.notes.append("The caption does not describe music, so it is not used.")
         else:

@@ -146,9 +146,12 @@ class LabelWriter:
         return path, _parse(path, before) if before is not None else {}
 
     def write(self, song: Song) -> None:
-        """Keep the labels of a song of the dataset. Raises UserError when they cannot be written."""
+        """Keep the labels of a song of the dataset, all as they are; `take_over` gave it what was typed meanwhile.
+
+        Raises UserError when they cannot be written.
+        """
         if self._file is None:
-            entry = _planned(song, self._places.of(song), frozenset())
+            entry = _planned(song, self._places.of(song), NOT_SAID.keys())
             _write({entry.path: entry.after})
             return
         self._waiting = True

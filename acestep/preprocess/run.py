@@ -151,7 +151,9 @@ def _store_info(dataset: Dataset, checkpoint: Checkpoint, folder: Path, settings
 
 def _refuse_other_dataset(store: TensorStore, dataset: Dataset) -> None:
     # the end of a run removes tensors of songs that are gone: a slip in the folder must not empty it
-    here = {song.id for song in dataset.songs} | {song.relative for song in dataset.songs}
+    here = {song.id for song in dataset.songs}
+    if store.info.dataset_name == dataset.settings.name:  # all recorded anew, under the names they had
+        here |= {song.relative for song in dataset.songs}
     if store.songs and not any(song.id in here or song.title in here for song in store.songs):
         raise UserError(
             f"{store.folder} holds the tensors of other songs ({store.info.dataset_name}: {store.songs[0].title} …).",

@@ -179,8 +179,10 @@ class App:
     def take_songs(self, dataset: Dataset, place: Path) -> None:
         """Take a dataset in hand whose edits are kept in `place`: a dataset file, or a folder of songs."""
         with self.labels.lock:  # whoever needs both locks takes this one first
+            held = self.dataset
+            same = held.root == dataset.root if held else self.workspace.songs in ("", str(place))
             self.labels.take(dataset, place if place.is_file() else None)
-            self.choose(songs=str(place))
+            self.choose(songs=str(place), **({} if same else {"tensors": ""}))  # the tensors are those of other songs
 
     def keep_dataset_settings(self, **values: Any) -> Path | None:
         """Keep settings of the songs that are open in their dataset file; None where they are so already.

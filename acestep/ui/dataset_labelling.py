@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Hashable
 from functools import partial
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -213,7 +214,20 @@ def prepare(app: App, controls: Controls, shown: dict[str, Any]) -> tuple[Captio
     songs = chosen_songs(app, shown["label_songs"], shown["song"], {name: shown[name] for name in VIEW})
     keys = {name: shown[name] for name in key_variables(settings) if shown[name]}
     app.choose(caption=settings)
-    return settings, songs, keys
+    return _with_codes_model(app, settings), songs, keys
+
+
+def _with_codes_model(app: App, settings: CaptionSettings) -> CaptionSettings:
+    """The same with a model of the app's own folder, where a backend needs one and none is named."""
+    from acestep.captioning import five_hz
+    from acestep.model.checkpoints import find_checkpoints
+
+    needed = any(facts.name == five_hz.NAME for facts in chosen_backends(settings))
+    if settings.codes_model or not needed:
+        return settings
+    folder = Path(app.workspace.checkpoints or app.checkpoints)
+    fitting = [found for found in find_checkpoints([folder]) if "vae" not in found.missing_parts()]
+    return settings.changed(codes_model=str(fitting[0].dit)) if fitting else settings
 
 
 def show_plan(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, Any]:

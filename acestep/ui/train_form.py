@@ -166,7 +166,10 @@ def keep_preset(form: Form, shown: dict[str, Any]) -> Updates:
     defaults = TrainSettings().model_dump()
     values = {name: value for name, value in settings.model_dump(mode="json").items() if value != defaults[name]}
     values["adapter"] = settings.adapter
-    path = save_preset(shown["name"].strip(), values, "Saved from the Train tab.")
+    name = shown["name"].strip().removesuffix(".json")
+    if Path(name).suffix == ".json" or safe_name(name) != name:  # where presets are saved that would be a path
+        raise UserError(f'"{name}" cannot be the name of a preset.', fix="Use letters, digits, - and _.")
+    path = save_preset(name, values, "Saved from the Train tab.")
     updates = form.fill(settings, preset=path.stem)
     return {**updates, "files_note": f"The preset {path.stem} is saved."}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -160,6 +161,59 @@ def test_answers_that_say_nothing_give_nothing_but_a_sentence(answer: object) ->
     assert not parsed.values and parsed.notes
 
 
+HOOKS = [
+    "A slow piano ballad in which a woman sings 'I'm sorry' again and again over strings.",
+    "A crooner's ballad with the hook 'I can't help falling in love', strings and brushed drums.",
+    "A pop song. 'I'm sorry. I can't help you now,' she sings over the singers' hums.",
+    "A soul song around the line \"Baby. I'm sorry, I can't hear you\", with horns.",
+    "A soul song around the line “Baby. I’m sorry, I can’t hear you”, with horns.",
+    "A rockin' beat; ‘Oh! I’m sorry, but I can’t help it’ is shouted twice.",
+    "«I'm sorry, so sorry» opens this waltz for accordion and voice.",
+    "'I'm sorry' is repeated over a bright synth.",
+    "\"I'm sorry,\nI can't hear you anymore\" is the chorus of this folk song.",
+    "An upbeat song whose refrain is I'm sorry and whose verses are spoken.",
+    "As an AI-generated track it sounds clean, with a steady kick.",
+]
+
+
+@pytest.mark.parametrize("caption", HOOKS)
+def test_a_caption_that_quotes_a_singer_who_is_sorry_is_no_refusal(caption: str) -> None:
+    told = " ".join(caption.split())
+    parsed = parse_caption(f"{caption}\nKey: A minor")
+    assert parsed.values["caption"] == told and parsed.values["keyscale"] == "A minor" and not parsed.notes
+    answer = json.dumps({"caption": caption, "bpm": 90})
+    assert parse_json(answer).values == {"caption": told, "bpm": 90}
+    assert parse_caption(answer).values["caption"] == told
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "I'm sorry, but I can't describe this audio.",
+        "I’m sorry, but I can’t describe this audio.",
+        "I am so sorry. There is no audio here.",
+        "As an AI language model, I cannot listen to audio files.",
+        "As a large language model, I do not hear.",
+        "Sure. I'm sorry, but I am unable to process audio.",
+        "Certainly!\nI'm unable to listen to this file.",
+        "Unfortunately, I cannot access the audio you sent.",
+        "Sorry, but I can't help with that.",
+        "I appreciate the request, but I am not able to analyze music.",
+        "While I would love to help, I can't hear recordings.",
+        "**Caption:** I'm sorry, I cannot provide a description.",
+        "\"I'm sorry, but I can't assist with that.\"",
+        "'I'm sorry, but I can't describe this.'",
+        "You asked about 'Hello'. I can't transcribe a singer's words.",
+    ],
+)
+def test_refusals_are_told_of_and_never_captions(refusal: str) -> None:
+    parsed = parse_caption(refusal)
+    assert not parsed.values and "refused" in parsed.notes[0]
+    parsed = parse_json(json.dumps({"caption": refusal, "bpm": 90}))
+    assert parsed.values == {"bpm": 90} and "does not describe music" in parsed.notes[0]
+    assert "lyrics" not in parse_transcript(refusal).values
+
+
 def test_doubtful_captions_are_told_of() -> None:
     looped = parse_caption("A bright piano line over soft drums.\n" * 300)
     assert looped.values["caption"] == "A bright piano line over soft drums." and "repeated" in looped.notes[0]
@@ -266,6 +320,12 @@ ENDLESS = [
     "**",
     "a a b ",
     "la la lo\n",
+    "'",
+    "'a",
+    " 'a",
+    "I I'm, ",
+    "'\n",
+    ". I so, ",
 ]
 
 

@@ -5,6 +5,7 @@ The backends here are small but real: they compute their answers from the sample
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import sys
@@ -37,8 +38,9 @@ from acestep.captioning.registry import BACKENDS
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.dataset.dataset import Dataset
-from acestep.dataset.label_files import save_labels
+from acestep.dataset.label_files import save_song
 from acestep.dataset.scan import scan_folder
+from acestep.dataset.song import Song
 from acestep.dataset.store import load_dataset, save_dataset
 from acestep.model.facts import INSTRUMENTAL
 from acestep.settings.caption import CaptionSettings
@@ -185,7 +187,7 @@ def test_files_and_hands_outrank_backends_and_are_replaced_only_when_all_is_aske
     content = notes(songs, "song001")
     (songs / "song001.json").write_text(json.dumps(content | {"caption": "by a text editor"}), encoding="utf-8")
     dataset.songs[2].edit(caption="by hand", genre="")
-    save_labels(dataset, dataset.songs[2:], None)
+    save_song(dataset, dataset.songs[2])
     said = ["a file's caption", "by a text editor", "by hand"]
     for fill in ("missing", "machine"):
         label(songs, everything("meter", fill=fill))
@@ -484,7 +486,7 @@ def test_what_is_written_into_a_sidecar_while_the_batch_runs_stays(songs: Path, 
         if song.path.name == "song000.wav":
             other = scan_folder(songs)
             other.songs[0].edit(caption="typed in another window")
-            save_labels(other, other.songs[:1], None)
+            save_song(other, other.songs[0])
         elif song.path.name == "song001.wav":
             content |= {"caption": "by a text editor", "keyscale": "H sharp"}
             song.path.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
@@ -515,6 +517,157 @@ def test_a_damaged_sidecar_is_trouble_with_its_song_alone(songs: Path, backends:
     assert [problem.subject for problem in report.problems] == ["song000.wav", "song001.wav"]
     assert report.failed == 2 and [path.read_text() for path in sorted(songs.glob("*.json"))[:2]] == ["{", "["]
     assert scan_folder(songs).songs[2].caption == "peaks at 0.8"
+
+
+@pytest.fixture
+def eight(tmp_path: Path) -> Path:
+    return write_songs(tmp_path / "eight", [0.1 + 0.05 * number for number in range(8)])
+
+
+def refuse_to_write(monkeypatch: pytest.MonkeyPatch, code: int, refused: Callable[[str], bool]) -> None:
+    """The system refuses to write song.json of some songs; root, who may run the tests, ignores permissions."""
+    replace = Path.replace
+
+    def refusing(self: Path, target: Path) -> Path:
+        if Path(target).suffix == ".json" and refused(Path(target).stem):
+            raise OSError(code, "refused", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+
+
+def four_together(backends: Callable[..., Meter], also: Callable[[SongToLabel], None] = lambda song: None) -> Meter:
+    """A service whose first four requests end only when all four are under way."""
+    service = backends("service", parallel=True, network=True, hears=None, origin="service")
+    meeting = threading.Barrier(4)
+
+    def meet(song: SongToLabel) -> None:
+        also(song)
+        if len(service.asked) <= 4:
+            meeting.wait(timeout=20)
+
+    service.before = meet
+    return service
+
+
+FOUR_AT_ONCE = settings(caption_by="service", parallel_requests=4)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_sidecar_that_cannot_be_written_is_trouble_with_its_song_alone(
+    eight: Path, backends: Callable[..., Meter], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    four_together(backends)
+    tagger = backends("tagger", gives=frozenset({"bpm"}), origin="analysis")
+    refuse_to_write(monkeypatch, code, lambda stem: stem == "song003")
+    report = label(eight, FOUR_AT_ONCE)
+    assert (report.asked, report.labelled, report.failed) == (8, 7, 1)
+    assert "song003.wav" not in {told.song for told in report.told} and report.usage["tokens"] == 80
+    (problem,) = report.problems
+    assert problem.subject == "song003.wav" and "cannot be written" in problem.message
+    assert [song.relative for song in scan_folder(eight).songs if not song.caption] == ["song003.wav"]
+    assert not list(eight.glob(".*"))
+    chosen = settings(caption_by="service", metadata_by="tagger", fill="all", parallel_requests=4)
+    report = label(eight, chosen)
+    assert (len(tagger.asked), report.asked, len(report.problems)) == (8, 15, 1), "the next backend is not asked of it"
+
+
+def test_a_sidecar_that_becomes_a_folder_while_songs_are_under_way_is_trouble_with_its_song_alone(
+    eight: Path, backends: Callable[..., Meter]
+) -> None:
+    def block(song: SongToLabel) -> None:
+        if song.path.name == "song000.wav":
+            song.path.with_suffix(".json").mkdir()
+
+    four_together(backends, block)
+    report = label(eight, FOUR_AT_ONCE)
+    assert (report.asked, report.labelled) == (8, 7)
+    (problem,) = report.problems
+    assert problem.subject == "song000.wav" and "song000.json" in problem.message and "--save" in problem.message
+
+
+def test_a_full_disk_ends_the_batch_and_no_further_song_is_paid_for(
+    eight: Path, backends: Callable[..., Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, first = four_together(backends), iter([True])
+    refuse_to_write(monkeypatch, errno.ENOSPC, lambda stem: stem.startswith("song") and next(first, False))
+    report = LabelReport()
+    with pytest.raises(UserError, match="disk is full"):
+        label(eight, FOUR_AT_ONCE, report=report)
+    assert len(service.asked) == report.asked == 4
+    kept = {song.relative for song in scan_folder(eight).songs if song.caption}
+    assert len(kept) == 3 and kept == {told.song for told in report.told}, "they were under way"
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_places_that_refuse_one_after_the_other_end_the_batch(
+    tmp_path: Path, backends: Callable[..., Meter], monkeypatch: pytest.MonkeyPatch, parallel: bool
+) -> None:
+    folder = write_songs(tmp_path / "many", [0.1 + 0.01 * number for number in range(20)])
+    meter, report = backends("meter", parallel=parallel, network=parallel), LabelReport()
+    refuse_to_write(monkeypatch, errno.EACCES, lambda stem: True)
+    with pytest.raises(UserError, match=r"5 songs in a row could not be kept.*Save the dataset file"):
+        label(folder, settings(caption_by="meter", parallel_requests=2), report=report)
+    assert 5 <= len(meter.asked) <= 7 and len(report.problems) == report.asked and not report.told
+
+
+def test_a_dataset_file_that_cannot_be_written_ends_the_batch(
+    eight: Path, tmp_path: Path, backends: Callable[..., Meter]
+) -> None:
+    four_together(backends)
+    dataset, file, report = scan_folder(eight), tmp_path / "set.json", LabelReport()
+    file.mkdir()
+    clock = iter(range(0, 10_000, 60)).__next__
+    with pytest.raises(UserError, match=r"set\.json"):
+        label_dataset(dataset, FOUR_AT_ONCE, {}, file=file, report=report, clock=clock, sleep=lambda seconds: None)
+    assert report.asked == 4 and not report.problems, "no single song is to blame"
+    assert sum(bool(song.caption) for song in dataset.songs) == 4, "what was paid for can be saved elsewhere"
+
+
+@pytest.mark.parametrize("damaged", ["broken", "refused"])
+def test_a_song_that_cannot_be_marked_instrumental_does_not_stop_the_others(
+    eight: Path, backends: Callable[..., Meter], monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    meter = backends("meter")
+    if damaged == "broken":
+        (eight / "song000.json").write_text("{", encoding="utf-8")
+    else:
+        refuse_to_write(monkeypatch, errno.EACCES, lambda stem: stem == "song000")
+    report = label(eight, settings(caption_by="meter", instrumental="yes"))
+    (problem,) = report.problems
+    assert problem.subject == "song000.wav" and "song000.json" in problem.message
+    assert report.labelled == 7 and "song000.wav" not in [name for name, _ in meter.asked]
+    assert all(notes(eight, f"song{number:03d}")["is_instrumental"] for number in range(1, 8))
+
+
+def test_answers_under_way_at_the_last_failure_in_a_row_are_kept(
+    tmp_path: Path, backends: Callable[..., Meter]
+) -> None:
+    folder = write_songs(tmp_path / "many", [0.1 + 0.01 * number for number in range(20)])
+    service = backends("service", parallel=True, network=True, hears=None, origin="service")
+    five_failed = threading.Event()
+
+    def slow_or_down(song: SongToLabel) -> None:
+        if song.path.name in ("song000.wav", "song001.wav"):
+            assert five_failed.wait(timeout=20)
+            return
+        raise TryAgain("No connection.")
+
+    @contextmanager
+    def changing(song: Song) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            five_failed.set()  # what is under way ends only after the end of the batch is known
+            raise
+
+    service.before = slow_or_down
+    chosen = settings(caption_by="service", parallel_requests=4, retries=0)
+    with pytest.raises(BackendUnusable, match="5 songs in a row: No connection"):
+        label(folder, chosen, changing=changing)
+    captions = {song.relative: song.caption for song in scan_folder(folder).songs if song.caption}
+    assert captions == {"song000.wav": "peaks at 0.1", "song001.wav": "peaks at 0.1"}
+    assert len(service.asked) <= 2 + 5 + 3, "nothing new was asked"
 
 
 def test_the_language_is_said_in_any_spelling_or_refused(songs: Path, backends: Callable[..., Meter]) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -408,12 +409,15 @@ print(language_model_folder(sys.argv[1], open_checkpoint(Path(sys.argv[2])), Job
 def test_language_models_come_out_of_their_repositories(
     hub: Hub, tmp_path: Path, demo_checkpoint: Path, size: str, repo: str, prefix: str
 ) -> None:
+    """To the side of the model they are to read codes of, wherever the program was started."""
     files = (path for path in (demo_checkpoint / "acestep-5Hz-lm-demo").iterdir() if path.is_file())
+    model = tmp_path / "models" / "acestep-v15-demo"
+    shutil.copytree(demo_checkpoint / "acestep-v15-demo", model)
     hub.repos.setdefault(repo, {}).update({prefix + path.name: path.read_bytes() for path in files})
-    expected = tmp_path / "checkpoints" / f"acestep-5Hz-lm-{size or '1.7B'}"
+    expected = tmp_path / "models" / f"acestep-5Hz-lm-{size or '1.7B'}"
     for address in (hub.address, "http://127.0.0.1:9"):  # the second time without the hub
         variables = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-        command = [sys.executable, "-c", LANGUAGE_MODEL_SCRIPT, size, str(demo_checkpoint / "acestep-v15-demo")]
+        command = [sys.executable, "-c", LANGUAGE_MODEL_SCRIPT, size, str(model)]
         variables["PYTHONPATH"] = str(Path(__file__).parents[2])
         done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ from acestep.settings.base import SettingsError, fields_of
 from acestep.ui.app import App
 from acestep.ui.controls import to_shown
 from acestep.ui.page import Page
-from acestep.ui.preprocess_tab import build_preprocess
+from acestep.ui.preprocess_tab import build_preprocess, tensor_folder
 
 PATIENCE_S = 300.0
 AWAY: dict[str, Any] = {
@@ -109,3 +109,30 @@ def test_what_is_missing_is_said(app: App, page: Page, demo_checkpoint: Path, de
         start(**{**good, "max_duration_s": -1, "seed": None})
     assert set(caught.value.fields) == {"max_duration_s", "seed"}
     assert not app.background.busy
+
+
+def test_tensors_of_other_songs_are_neither_proposed_nor_replaced(
+    app: App, page: Page, demo_checkpoint: Path, demo_songs: Path, some: tuple[str, ...]
+) -> None:
+    """Two albums whose files have the same names."""
+    albums = [app.datasets / "first", app.datasets / "second"]
+    for album, name in zip(albums, some, strict=True):
+        album.mkdir(parents=True)
+        for file in demo_songs.glob(f"{name}*"):
+            shutil.copy(file, album / f"01{file.suffix}")
+    app.choose(model=str(demo_checkpoint / "acestep-v15-demo"))
+    app.open_songs(albums[0], Job())
+    settings = PreprocessSettings(max_duration_s=2.0, device="cpu")
+    page.handler("preprocess.start")(**shown(settings, Path(tensor_folder(app))))
+    assert app.background.wait(PATIENCE_S)
+    first = TensorStore.open(app.datasets / "first_tensors")
+    app.open_songs(albums[1], Job())
+    assert tensor_folder(app) == str(app.datasets / "second_tensors")
+    page.handler("preprocess.start")(**shown(settings, first.folder))
+    assert app.background.wait(PATIENCE_S)
+    work = app.background.current
+    assert work is not None and work.state == "failed" and "tensors of other songs" in str(work.problem)
+    assert [song.id for song in TensorStore.open(first.folder).songs] == [song.id for song in first.songs]
+    app.choose(tensors=str(first.folder))
+    app.open_songs(albums[1], Job())
+    assert app.workspace.tensors == str(first.folder), "read again, the songs are the same"

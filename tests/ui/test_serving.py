@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import urllib.error
@@ -89,3 +90,16 @@ def test_an_idle_app_has_loaded_no_model_library() -> None:
         [sys.executable, "-c", code, str(ROOT / "tests")], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert child.stdout.strip() == "[]"
+
+
+def test_what_is_uploaded_lies_in_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from launch import keep_uploads_private
+
+    monkeypatch.setenv("ACESTEP_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    keep_uploads_private()
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert folder.parent == tmp_path / "state" and folder.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "/chosen")
+    keep_uploads_private()
+    assert os.environ["GRADIO_TEMP_DIR"] == "/chosen"

@@ -143,6 +143,12 @@ def test_profiles_and_presets_come_back_whole(page: Page, tmp_path: Path, monkey
     saved = page.handler("train.save_profile")(name="my own", **shown(settings))
     assert page.app.output in Path(saved["download"]["value"]).parents
     page.handler("train.save_preset")(name="mine", **shown(settings))
+    for elsewhere in (str(tmp_path / "evil.json"), "../evil", "a/b", "mine.json.json", ""):
+        with pytest.raises(UserError, match="cannot be the name"):
+            page.handler("train.save_preset")(name=elsewhere, **shown(settings))
+    page.handler("train.save_preset")(name="warm.json", **shown(settings))
+    assert {path.name for path in tmp_path.rglob("*.json")} >= {"mine.json", "warm.json"}
+    assert not list(tmp_path.rglob("*evil*")) and not Path("warm.json").exists()
     with pytest.raises(UserError, match="not replaced"):
         page.handler("train.save_profile")(name="my own", **shown(settings))
 
