@@ -6,6 +6,7 @@ left out; 130 it was stopped, and files that were finished are kept.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Results go to standard output, everything else to standard error."""
+    _speak_utf8()
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -126,6 +128,13 @@ def _print_error(error: UserError, as_json: bool) -> None:
         print(error.detail, file=sys.stderr)
     if as_json:
         print(json.dumps({"error": error.message, "fix": error.fix, "detail": error.detail}, ensure_ascii=False))
+
+
+def _speak_utf8() -> None:
+    """Names of songs are in every script, and a pipe or a file on Windows would take only those of its code page."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what stands there instead in notebooks and tests stays as it is
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _quiet_libraries() -> None:

@@ -34,11 +34,26 @@ O = TypeVar("O", bound=CommandOptions)  # noqa: E741 - the usual name beside T
 
 
 def parse_options(options: type[O], arguments: list[str], program: str, summary: str) -> O:
-    """Options of a command, checked. Raises UserError for wrong values; tyro exits with 2 for wrong usage."""
+    """Options of a command, checked. Raises UserError for wrong values; tyro exits with 2 for wrong usage.
+
+    `model_fields_set` of the result holds what was given, so that a default can be asked for by name.
+    """
     base = _base_values(options, arguments)
     raw = _raw_class(options, base)
     values = asdict(tyro.cli(raw, args=arguments, prog=program, description=summary))
-    return options.parse(values, program)
+    given = _given(options, arguments) | base.keys()
+    return options.parse({name: value for name, value in values.items() if name in given}, program)
+
+
+def _given(options: type[Settings], arguments: list[str]) -> set[str]:
+    """Names of the options on the command line. Tyro takes no word with two hyphens for a value, so none is missed."""
+    typed = {word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")}
+    names = set()
+    for item in fields_of(options):
+        flag = _FLAGS.get(item.name, item.name).replace("_", "-")
+        if item.group == POSITIONAL or not typed.isdisjoint((f"--{flag}", f"--no-{flag}")):
+            names.add(item.name)
+    return names
 
 
 def _base_values(options: type[Settings], arguments: list[str]) -> dict[str, Any]:

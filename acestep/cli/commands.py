@@ -13,14 +13,14 @@ from acestep.cli.approval import approval
 from acestep.cli.arguments import POSITIONAL, CommandOptions
 from acestep.cli.caption_command import CAPTION_COMMAND
 from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, problem_lines
-from acestep.cli.dataset_edits import DatasetEditOptions, apply_edits, unpacked, write_outputs
+from acestep.cli.dataset_edits import DatasetEditOptions, apply_edits, check_edits, unpacked, write_outputs
 from acestep.cli.estimate_command import ESTIMATE_COMMAND
 from acestep.cli.export_commands import EXPORT_COMMANDS
 from acestep.cli.preset_commands import PRESET_COMMANDS
 from acestep.cli.terminal import confirm
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job, heavy_job
-from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, fields_of, knob
+from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, knob
 from acestep.settings.generate import SweepSettings
 from acestep.training.requests import RunRequest, ask
 
@@ -52,12 +52,10 @@ def dataset(options: DatasetOptions, job: Job) -> Output:
     from acestep.dataset.dataset import summary
     from acestep.dataset.store import load_dataset, save_dataset
 
+    check_edits(options, options.folder)
     source, skipped = unpacked(options.folder, options, job)
     found = load_dataset(source, job=job, edits=options.save)
     found.problems += skipped
-    given = {item.name: getattr(options, item.name) for item in fields_of(DatasetSettings)}
-    changed = {item.name: given[item.name] for item in fields_of(DatasetSettings) if given[item.name] != item.default}
-    found.settings = found.settings.changed(**changed)
     if not found.songs:
         raise UserError(
             f"No usable song was found in {options.folder}.",
@@ -73,7 +71,7 @@ def dataset(options: DatasetOptions, job: Job) -> Output:
         *problem_lines(found.problems),
         *edit_lines,
     ]
-    if options.save and not options.preview:
+    if options.save:
         save_dataset(found, options.save)
         lines.append(f"Saved to {options.save}.")
     more_lines, written, failed = write_outputs(found, options, job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,11 @@ from acestep.cli.arguments import CommandOptions
 from acestep.cli.command import problem_lines
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job
-from acestep.settings import knob
+from acestep.settings import DatasetSettings, knob
 
 if TYPE_CHECKING:
     from acestep.dataset.dataset import Dataset
-    from acestep.dataset.editing import Draft
+    from acestep.dataset.editing import Change, Draft
     from acestep.dataset.song import Song
 
 _SHOWN_CHANGES = 20
@@ -49,9 +50,35 @@ class DatasetEditOptions(CommandOptions):
     )
 
 
+def check_edits(options: DatasetEditOptions, source: Path) -> None:
+    """Refuse options that could not be followed, before a scan that may take long."""
+    writing = [f"--{name}" for name in ("save", "csv", "split") if getattr(options, name) is not None]
+    if options.preview and writing:
+        files = " and ".join(writing)
+        raise UserError(
+            f"--preview changes nothing, and {files} would write files.", fix=f"Leave --preview or {files} away."
+        )
+    settings = _given_settings(options)
+    if settings and options.save is None and (_is_archive(source) or source.expanduser().is_dir()):
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in settings)
+        raise UserError(
+            f"What {flags} would set is kept in a dataset file only.",
+            fix=f"Add --save FILE{' instead of --preview' if options.preview else ''}.",
+        )
+
+
+def _given_settings(options: DatasetEditOptions) -> dict[str, Any]:
+    """Settings of the whole dataset on the command line; one given as its default takes another value back."""
+    return {name: getattr(options, name) for name in DatasetSettings.model_fields if name in options.model_fields_set}
+
+
+def _is_archive(source: Path) -> bool:
+    return source.suffix.lower() == ".zip"
+
+
 def unpacked(source: Path, options: DatasetEditOptions, job: Job) -> tuple[Path, list[Problem]]:
     """The folder to scan: `source`, or what came out of it when it is an archive, and what was left out."""
-    if source.suffix.lower() != ".zip":
+    if not _is_archive(source):
         return source, []
     if options.preview:
         raise UserError("An archive has to be unpacked before edits can be shown.", fix="Leave --preview away.")
@@ -68,14 +95,14 @@ def apply_edits(dataset: Dataset, options: DatasetEditOptions, source: Path) -> 
 
     from acestep.dataset.editing import History
 
-    file = options.save or (source if source.is_file() else None)
+    file = options.save or (source if source.expanduser().is_file() else None)
     history = History(dataset, file)
     songs = [song for song in dataset.songs if fnmatch(song.relative, options.songs)]
     if not songs:
         raise UserError(f"No song fits {options.songs}.", fix="Correct --songs.")
     lines: list[str] = []
-    changes = []
-    for make in (_set, _replace):
+    changes: list[Change] = []
+    for make in (_set, _replace, partial(_set_dataset, dataset)):
         draft = make(songs, options)
         if draft is None:
             continue
@@ -83,16 +110,30 @@ def apply_edits(dataset: Dataset, options: DatasetEditOptions, source: Path) -> 
         lines += [f"  warning: {warning}" for warning in draft.warnings]
         if not options.preview:
             history.apply(draft)
-    if changes or options.set_labels or options.replace:
+    if changes or options.set_labels or options.replace or _given_settings(options):
         place = f"in {file}" if file else "beside the songs, in song.json"
         kept = "Nothing was changed; this is what would be." if options.preview else f"Kept {place}."
-        lines.insert(0, f"{len(changes)} changes in {len({change.song for change in changes})} songs. {kept}")
-    lines += [f"  {change.song}: {change.field}: {change.before!r} -> {change.after!r}" for change in changes][
-        :_SHOWN_CHANGES
-    ]
+        lines.insert(0, f"{len(changes)} changes in {_touched(changes)}. {kept}")
+    lines += [
+        f"  {change.song or 'dataset'}: {change.field}: {change.before!r} -> {change.after!r}" for change in changes
+    ][:_SHOWN_CHANGES]
     if len(changes) > _SHOWN_CHANGES:
         lines.append(f"  and {len(changes) - _SHOWN_CHANGES} more; --json shows all")
     return lines, [asdict(change) for change in changes]
+
+
+def _touched(changes: Sequence[Change]) -> str:
+    songs = {change.song for change in changes}
+    if "" not in songs:
+        return f"{len(songs)} songs"
+    return f"{len(songs) - 1} songs and the dataset" if len(songs) > 1 else "the dataset"
+
+
+def _set_dataset(dataset: Dataset, songs: Sequence[Song], options: DatasetEditOptions) -> Draft | None:
+    from acestep.dataset.editing import set_dataset
+
+    settings = _given_settings(options)
+    return set_dataset(dataset, **settings) if settings else None
 
 
 def _set(songs: Sequence[Song], options: DatasetEditOptions) -> Draft | None:

@@ -43,6 +43,8 @@ def presets(options: PresetsOptions, job: Job) -> Output:
         raise UserError("--save keeps what --import reads.", fix="Give --import FILE, or copy the preset's file.")
     if options.export_side_step and not options.name:
         raise UserError("--export-side-step needs a preset.", fix="Name one: acestep presets NAME --export-side-step …")
+    if options.songs and options.export_side_step:
+        raise UserError("--songs gives advice and writes no file.", fix="Leave --songs or --export-side-step away.")
     if options.songs:
         return _advise(options)
     if not options.name:

@@ -80,3 +80,19 @@ def when_the_starter_ends(end: Callable[[], object]) -> None:
         end()
 
     threading.Thread(target=wait, name="starter", daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """End this process at once when the one that started it is gone.
+
+    For helpers that wait for each other on graphics cards: NCCL may not notice for hours that a process has ended.
+    """
+    import psutil
+
+    parent = psutil.Process(os.getppid())
+
+    def wait() -> None:
+        parent.wait()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

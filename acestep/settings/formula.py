@@ -35,6 +35,8 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
     "abs": abs,
     "clamp": _clamp,
 }
+_ARGUMENTS = {"pow": (2, 2), "min": (2, 99), "max": (2, 99), "clamp": (3, 3), "log": (1, 2)}
+"""The least and the most arguments of the functions that take more than one."""
 _CONSTANTS = {"pi": math.pi, "e": math.e}
 _BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -93,6 +95,10 @@ def _check(node: ast.AST, depth: int) -> None:
     if isinstance(node, ast.Call):
         if not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS or node.keywords:
             raise ValueError(f"only these functions may be called: {', '.join(_FUNCTIONS)}")
+        least, most = _ARGUMENTS.get(node.func.id, (1, 1))
+        if not least <= len(node.args) <= most:
+            count = f"{least}" if least == most else f"at least {least}"
+            raise ValueError(f"{node.func.id} takes {count} numbers, not {len(node.args)}")
         children: list[ast.AST] = list(node.args)
     else:
         children = _operands(node)

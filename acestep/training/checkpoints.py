@@ -186,11 +186,16 @@ def step_of(checkpoint: Path) -> int:
     return int(match.group(1)) if match else 0
 
 
-def prune_checkpoints(folder: Path, keep_last: int) -> None:
-    """Remove the oldest checkpoints beyond `keep_last`; 0 keeps all."""
-    if not keep_last:
-        return
-    for path in list_checkpoints(folder)[:-keep_last]:
+def prune_checkpoints(folder: Path, keep_last: int, newest: int) -> None:
+    """Remove the oldest checkpoints beyond `keep_last`; 0 keeps all.
+
+    Those of later steps than `newest`, which was just written, go first: the run was resumed before them, and whoever
+    resumes it again means the new way.
+    """
+    found = list_checkpoints(folder)
+    given_up = [path for path in found if step_of(path) > newest]
+    kept = found[: len(found) - len(given_up)]
+    for path in [*given_up, *(kept[:-keep_last] if keep_last else [])]:
         # Renamed first: a crash while deleting leaves no half checkpoint under a good name.
         doomed = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
         path.rename(doomed)

@@ -35,7 +35,7 @@ def wants_compiling(settings: HardwareSettings, device: torch.device) -> bool:
 LARGEST_GRADIENT_ERROR = {"fp32": 1e-3, "mixed": 5e-2}
 """How far a compiled gradient may be from the plain one, relative to its length."""
 MOST_VARIANTS = 64
-"""Compilations of a block: its kinds of attention times the shapes and modes it is called with."""
+"""Compilations of each block: the shapes and modes it is called with. Blocks with ranks of their own share none."""
 CONDITION_MULTIPLE = 64
 """On a processor conditions are padded to such lengths, so that most batches have the shape that was tried."""
 
@@ -48,24 +48,28 @@ def compiled_blocks(session: Session, job: Job) -> Iterator[None]:
     for those it gets right again with the next shape. So there only what was tried runs compiled, the rest plain.
     The trial leaves no trace: every draw of a step has its own seed, and its gradients are thrown away.
     """
-    if session.processes.fabric.device.type != "cpu":
-        _compile(session, job)
-        yield
-        return
-    session.model.round_conditions_up(CONDITION_MULTIPLE)
-    if not _compile(session, job, dynamic=False):
-        session.model.round_conditions_up(1)
-    with torch.compiler.set_stance("eager_on_recompile"):
-        yield
+    from torch._dynamo import config
+    from torch._inductor import config as inductor
+
+    most = MOST_VARIANTS * len(session.model.transformer.layers)
+    # drawn as the plain blocks draw it, or the trial would take another dropout for a mistake
+    with config.patch(recompile_limit=most, accumulated_recompile_limit=most), inductor.patch(fallback_random=True):
+        if session.processes.fabric.device.type != "cpu":
+            _compile(session, job)
+            yield
+            return
+        session.model.round_conditions_up(CONDITION_MULTIPLE)
+        if not _compile(session, job, dynamic=False):
+            session.model.round_conditions_up(1)
+        with torch.compiler.set_stance("eager_on_recompile"):
+            yield
 
 
 def _compile(session: Session, job: Job, dynamic: bool | None = None) -> bool:
     """Compile every block, try them, and take it back where they are wrong or can't be compiled."""
-    from torch._dynamo import config
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor.exc import InductorError
 
-    config.recompile_limit = max(config.recompile_limit, MOST_VARIANTS)
     blocks = session.model.transformer.layers
     plain = _trial_gradient(session)
     for block in blocks:
@@ -75,7 +79,7 @@ def _compile(session: Session, job: Job, dynamic: bool | None = None) -> bool:
         error = float((_trial_gradient(session) - plain).norm() / plain.norm().clamp(min=1e-12))
         limit = LARGEST_GRADIENT_ERROR["fp32" if session.model.transformer.dtype == torch.float32 else "mixed"]
         reason = "" if error <= limit else f"its gradients differ by {100 * error:.1f} %"
-    except (TorchDynamoException, InductorError) as failure:
+    except (TorchDynamoException, InductorError, FailOnRecompileLimitHit) as failure:
         reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
     if not reason:
         job.say(f"compiled {len(blocks)} blocks in {time.perf_counter() - began:.0f} s")

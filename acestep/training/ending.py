@@ -33,9 +33,11 @@ def _write_final(session: Session) -> tuple[int, str]:
             f"The adapter is no better than the model without it: validation loss {before:.5f} before, "
             f"{loop.best_loss:.5f} at its best. Lower the learning rate, or look at the labels.",
         )
-    if loop.best_step is not None and loop.best_step != loop.step and run.best.is_dir():
+    if loop.best_step is not None and run.best.is_dir():
         judged = "validation" if session.validation else "training"
         reason = f"lowest {judged} loss, {loop.best_loss:.5f} at step {loop.best_step}"
+        if loop.best_step == loop.step:
+            reason = "the last step, which is also the best"
         _copy_best(session, loop.best_step, reason)
         return loop.best_step, reason
     good = session.good

@@ -300,7 +300,7 @@ def save(session: Session) -> None:
     )
     session.record.event("checkpoint", step=state.step, path=path.name)
     try:
-        prune_checkpoints(run.checkpoints, session.settings.keep_last)
+        prune_checkpoints(run.checkpoints, session.settings.keep_last, state.step)
     except OSError as error:  # another program has one open; the next time will do
         session.record.warn(state.step, f"An old checkpoint cannot be removed ({error.strerror or error}).")
 

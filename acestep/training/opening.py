@@ -14,7 +14,7 @@ from acestep.model.loading import load_null_condition, load_silence_latent, load
 from acestep.preprocess.store import TensorStore
 from acestep.settings import TrainSettings
 from acestep.training.averaging import make_averaging
-from acestep.training.checkpoints import load_checkpoint
+from acestep.training.checkpoints import list_checkpoints, load_checkpoint, step_of
 from acestep.training.data import EpochOrder, Flow, TrainingData
 from acestep.training.forward import FlowModel, recompute_layers
 from acestep.training.loop import Session
@@ -100,6 +100,12 @@ def take_up(session: Session, point: Path) -> None:
     if kept not in (None, state.best_step):  # the run had come further than this checkpoint: best/ is of a later step
         state.best_loss = _loss_judged(session.run, kept)
         state.best_step = None if state.best_loss is None else kept
+    later = [path.name for path in list_checkpoints(session.run.checkpoints) if step_of(path) > state.step]
+    if later:
+        session.record.warn(
+            state.step,
+            f"The run goes on from an earlier step, so at its next save these are removed: {', '.join(later)}.",
+        )
 
 
 def _loss_judged(run: RunFolder, step: int) -> float | None:

@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from acestep.adapters import Adapter
 from acestep.core.device import DeviceChoice
 from acestep.core.errors import UserError
+from acestep.core.together import end_with_parent
 from acestep.settings import HardwareSettings
 
 T = TypeVar("T")
@@ -108,7 +109,10 @@ def start_processes(settings: HardwareSettings, choice: DeviceChoice) -> Process
     else:
         fabric = _many(settings, choice, precision)
     fabric.launch()
-    return Processes(fabric)
+    processes = Processes(fabric)
+    if not processes.is_main:
+        end_with_parent()
+    return processes
 
 
 def _many(settings: HardwareSettings, choice: DeviceChoice, precision: str) -> Fabric:

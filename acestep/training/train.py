@@ -211,17 +211,19 @@ class Sessions:
             wanted = wants_compiling(session.settings, session.processes.fabric.device)
             with compiled_blocks(session, self._job) if wanted else contextlib.nullcontext():
                 fit(session, self._job)
+            return None
         except OutOfRoom as failure:
-            session.optimizer.zero_grad(set_to_none=True)
-            save(session)
-            economy, point = step_down(session, failure)
-            self._inputs = replace(self._inputs, economy=economy)
-            return point
+            lacking = OutOfRoom(failure.windows, failure.frames)  # the one that was raised holds on to the whole pass
         except (RuntimeError, MemoryError) as error:
             if not lacks_memory(error):
                 raise
             raise out_of_memory_elsewhere(session) from error
-        return None
+        session.optimizer.zero_grad(set_to_none=True)
+        free_memory()
+        save(session)
+        economy, point = step_down(session, lacking)
+        self._inputs = replace(self._inputs, economy=economy)
+        return point
 
 
 def _train_in(

@@ -56,6 +56,14 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) ->
     assert parsed().rank == 64
 
 
+def test_options_know_which_of_them_were_given(tmp_path: Path) -> None:
+    config = tmp_path / "own.json"
+    config.write_text(json.dumps({"rank": 64}))
+    words = ["--config", str(config), "--learning_rate=1e-4", "--no-json"]
+    assert parsed(*words).model_fields_set == {"config", "rank", "learning_rate", "as_json"}
+    assert parsed().model_fields_set == set() and parsed().rank == parsed("--rank", "64").rank == 64
+
+
 def test_underscores_and_hyphens_are_the_same() -> None:
     assert parsed("--learning_rate", "2e-4").learning_rate == parsed("--learning-rate", "2e-4").learning_rate == 2e-4
 

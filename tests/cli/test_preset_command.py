@@ -123,7 +123,13 @@ def test_advice_by_number_of_songs(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--save", "x"], ["--export-side-step", "x.json"], ["demo", "--import", "x.json"], ["--import", "nowhere.json"]],
+    [
+        ["--save", "x"],
+        ["--export-side-step", "x.json"],
+        ["quick_test", "--songs", "10", "--export-side-step", "x.json"],
+        ["demo", "--import", "x.json"],
+        ["--import", "nowhere.json"],
+    ],
 )
 def test_options_that_do_not_go_together_are_a_sentence(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
