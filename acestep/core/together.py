@@ -89,10 +89,17 @@ def end_with_parent() -> None:
     """
     import psutil
 
-    parent = psutil.Process(os.getppid())
+    parent, never = psutil.Process(os.getppid()), threading.Event()
+
+    def is_gone() -> bool:
+        try:
+            return not parent.is_running() or parent.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
     def wait() -> None:
-        parent.wait()
+        while not is_gone():
+            never.wait(_LOOK_EVERY_S)
         os._exit(1)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()

@@ -48,12 +48,7 @@ def compiled_blocks(session: Session, job: Job) -> Iterator[None]:
     for those it gets right again with the next shape. So there only what was tried runs compiled, the rest plain.
     The trial leaves no trace: every draw of a step has its own seed, and its gradients are thrown away.
     """
-    from torch._dynamo import config
-    from torch._inductor import config as inductor
-
-    most = MOST_VARIANTS * len(session.model.transformer.layers)
-    # drawn as the plain blocks draw it, or the trial would take another dropout for a mistake
-    with config.patch(recompile_limit=most, accumulated_recompile_limit=most), inductor.patch(fallback_random=True):
+    with compiler_settings(len(session.model.transformer.layers)):
         if session.processes.fabric.device.type != "cpu":
             _compile(session, job)
             yield
@@ -63,6 +58,20 @@ def compiled_blocks(session: Session, job: Job) -> Iterator[None]:
             session.model.round_conditions_up(1)
         with torch.compiler.set_stance("eager_on_recompile"):
             yield
+
+
+@contextmanager
+def compiler_settings(blocks: int) -> Iterator[None]:
+    """Room for the variants of so many blocks, and random numbers as plain blocks draw them.
+
+    With others the trial would take another dropout for a mistake.
+    """
+    from torch._dynamo import config
+    from torch._inductor import config as inductor
+
+    most = MOST_VARIANTS * blocks
+    with config.patch(recompile_limit=most, accumulated_recompile_limit=most), inductor.patch(fallback_random=True):
+        yield
 
 
 def _compile(session: Session, job: Job, dynamic: bool | None = None) -> bool:

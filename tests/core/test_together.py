@@ -63,3 +63,29 @@ def test_both_end_with_their_starter_however_it_ends(number: signal.Signals, tmp
     assert starter.wait(60) == (-number if number == signal.SIGKILL else 0)
     assert starter.stdout.read() == ""  # its end: no program holds the other side of it any more
     assert [note.read_text() for note in notes] == ["brought to its end"] * 2
+
+
+STARTS_ONE = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+input()
+"""
+
+ENDS_WITH_ITS_PARENT = """
+import threading
+from acestep.core.together import end_with_parent
+end_with_parent()
+print("here", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_helper_that_waits_for_ever_ends_with_its_parent() -> None:
+    command = [sys.executable, "-c", STARTS_ONE, ENDS_WITH_ITS_PARENT]
+    parent = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None and parent.stdout.readline() == "here\n"
+    parent.kill()
+    assert parent.stdout.read() == ""  # its end: the helper holds the other side of it no more
+    parent.wait()
+    assert parent.stdin is not None
+    parent.stdin.close()

@@ -42,6 +42,43 @@ def test_a_compiled_run_is_right_or_says_that_it_is_not_compiled(
         assert [event[name] for event in run.events("step")] == pytest.approx(expected, rel=2e-3)
 
 
+class Block(torch.nn.Module):
+    """A block with dropout, and a size of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.dropout, self.down = torch.nn.Linear(8, width), torch.nn.Dropout(0.1), torch.nn.Linear(width, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.dropout(self.up(x)))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for the processor takes g++")
+def test_compiled_blocks_drop_out_what_plain_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where each block has a size of its own, as ranks by layer give them, and shapes change."""
+    from acestep.training import compiling
+
+    monkeypatch.setattr(compiling, "MOST_VARIANTS", 2)
+    torch.manual_seed(1)
+    blocks = torch.nn.Sequential(*(Block(width) for width in (8, 12)))
+
+    def gradient(length: int) -> torch.Tensor:
+        blocks.zero_grad()
+        torch.manual_seed(0)
+        blocks(torch.ones(4, length, 8)).pow(2).sum().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in blocks.parameters()])
+
+    lengths = (16, 24)
+    plain = [gradient(length) for length in lengths]
+    torch.compiler.reset()
+    with compiling.compiler_settings(len(blocks)):
+        for block in blocks:
+            block.compile(fullgraph=True, dynamic=False)
+        for length, expected in zip(lengths, plain, strict=True):
+            torch.testing.assert_close(gradient(length), expected)
+    torch.compiler.reset()
+
+
 def test_a_processor_compiles_only_when_asked() -> None:
     cpu = torch.device("cpu")
     assert not wants_compiling(HardwareSettings(), cpu)

@@ -85,6 +85,14 @@ def test_a_formula_gives_the_rate_after_warm_up() -> None:
         assert found[step] == pytest.approx(RATE * share)
 
 
+@pytest.mark.parametrize(
+    "formula", ["clamp(base_lr, 1e-6)", "min(base_lr)", "sin()", "sqrt(1, 2)", "pow(base_lr)", "max()"]
+)
+def test_a_formula_with_a_wrong_number_of_arguments_is_refused(formula: str) -> None:
+    with pytest.raises(UserError, match=r"takes .* numbers"):
+        rates(10, schedule="formula", schedule_formula=formula)
+
+
 def test_where_a_formula_has_no_answer_the_plain_rate_is_used() -> None:
     found = rates(10, schedule="formula", schedule_formula="base_lr * log(progress)", warmup_steps=0)
     assert found[0] == RATE  # the logarithm of 0

@@ -133,6 +133,22 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_knows_what_best_holds(
     assert all(torch.equal(value, best[name]) for name, value in weights(done.adapter).items())
 
 
+def test_checkpoints_of_a_way_given_up_do_not_outlive_the_new_one(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Resumed before them, stopped, and resumed again as the run's words say: by its folder."""
+    settings = short_run(max_steps=20, save_every_steps=4, keep_last=3, validation="none")
+    run = train(checkpoint, make_store(), tmp_path / "run", settings, Job()).run
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step_000012", "step_000016", "step_000020"]
+    other_way = settings.changed(max_steps=14, save_every_steps=1, keep_last=1)
+    train(checkpoint, make_store(), run.path, other_way, Job(), resume=run.checkpoints / "step_000012")
+    assert [path.name for path in list_checkpoints(run.checkpoints)] == ["step_000014"]
+    warnings = [event["text"] for event in run.events("warning")]
+    assert any("step_000016, step_000020" in text for text in warnings)
+    done = train(checkpoint, make_store(), run.path, other_way.changed(max_steps=15), Job(), resume=run.path)
+    assert done.summary.step == 15
+
+
 def test_the_loss_scale_of_fp16_comes_back_with_a_checkpoint(
     make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
