@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=6000)
     parser.add_argument("--vae-batch", type=int, default=4, help="clips of 1.28 s in a step")
     parser.add_argument("--pieces", type=int, default=4800, help="pieces that the DiT is trained on, counted as 10 s")
-    parser.add_argument("--dit-steps", type=int, default=13300)
+    parser.add_argument("--dit-steps", type=int, default=11700)
     parser.add_argument("--dit-batch", type=int, default=24, help="pieces of 10 s in a step")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="the DiT's blocks")
     parser.add_argument("--code-steps", type=int, default=600)

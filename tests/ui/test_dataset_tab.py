@@ -24,6 +24,7 @@ from acestep.settings import CaptionSettings, DatasetSettings
 from acestep.settings.base import SettingsError
 from acestep.ui import dataset_labelling
 from acestep.ui.app import App
+from acestep.ui.controls import Controls
 from acestep.ui.page import Page
 from lora_training_ui import build
 
@@ -495,3 +496,15 @@ def test_editing_in_the_browser_survives_a_reload(
     expect(caption).to_have_value(
         "Driving nocturnal acoustic pop with a reedy lead melody over warm synth pads, round bass and soft drum machine"
     )
+
+
+def test_the_model_for_codes_is_looked_for_among_the_apps_own(
+    opened: Page, demo_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the app was started."""
+    monkeypatch.chdir(tmp_path)
+    shown = {"caption_by": "five-hz-lm", "lyrics_by": "", "metadata_by": "", "label_songs": "all", "song": "", **VIEW}
+    for folder, expected in ((demo_checkpoint, str(demo_checkpoint / "acestep-v15-demo")), (tmp_path, "")):
+        opened.app.choose(checkpoints=str(folder))
+        settings, _, _ = dataset_labelling.prepare(opened.app, Controls(CaptionSettings), shown)
+        assert settings.codes_model == expected and opened.app.workspace.caption.codes_model == ""
