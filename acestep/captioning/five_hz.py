@@ -105,16 +105,19 @@ def five_hz_lm() -> FiveHzBackend:
     )
 
 
-def codes_checkpoint(name: str) -> Checkpoint:
-    """The ACE-Step model whose tokenizer makes the codes. Raises UserError when there is none."""
+def codes_checkpoint(name: str, folder: Path = DEFAULT_FOLDER) -> Checkpoint:
+    """The ACE-Step model whose tokenizer makes the codes: that of the name, or the first in `folder` that can.
+
+    Raises UserError when there is none.
+    """
     needed: tuple[SharedPart, ...] = ("vae",)
     if name:
         return resolve_checkpoint(name, needs=needed)
-    for checkpoint in find_checkpoints():
+    for checkpoint in find_checkpoints([folder]):
         if "vae" not in checkpoint.missing_parts():
             return checkpoint
     raise UserError(
-        f"{NAME} needs an ACE-Step model to turn audio into codes, and {DEFAULT_FOLDER} holds none.",
+        f"{NAME} needs an ACE-Step model to turn audio into codes, and {folder} holds none.",
         fix="`acestep download turbo` fetches one; or name its folder in codes_model.",
     )
 

@@ -94,6 +94,11 @@ class App:
         self.workspace = self._remembered()
 
     @property
+    def models_folder(self) -> Path:
+        """Where models are looked for: the chosen folder, or the project's."""
+        return Path(self.workspace.checkpoints or self.checkpoints)
+
+    @property
     def dataset(self) -> Dataset | None:
         """The dataset in hand; the labels it holds are saved with every change."""
         return self.labels.dataset

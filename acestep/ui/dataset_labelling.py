@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Hashable
 from functools import partial
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -218,16 +217,15 @@ def prepare(app: App, controls: Controls, shown: dict[str, Any]) -> tuple[Captio
 
 
 def _with_codes_model(app: App, settings: CaptionSettings) -> CaptionSettings:
-    """The same with a model of the app's own folder, where a backend needs one and none is named."""
-    from acestep.captioning import five_hz
-    from acestep.model.checkpoints import find_checkpoints
+    """The same with a model of the app's own folder, where a backend needs one and none is named.
 
-    needed = any(facts.name == five_hz.NAME for facts in chosen_backends(settings))
-    if settings.codes_model or not needed:
+    Raises UserError when that folder holds none.
+    """
+    from acestep.captioning import five_hz
+
+    if settings.codes_model or not any(facts.name == five_hz.NAME for facts in chosen_backends(settings)):
         return settings
-    folder = Path(app.workspace.checkpoints or app.checkpoints)
-    fitting = [found for found in find_checkpoints([folder]) if "vae" not in found.missing_parts()]
-    return settings.changed(codes_model=str(fitting[0].dit)) if fitting else settings
+    return settings.changed(codes_model=str(five_hz.codes_checkpoint("", app.models_folder).dit))
 
 
 def show_plan(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, Any]:

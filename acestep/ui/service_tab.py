@@ -65,7 +65,7 @@ def _build_models(page: Page, wires: Wires) -> None:
         ["models"],
         refused=lambda: {"models": app.workspace.model or None},
     )
-    page.follow_text(wires, "folder", "checkpoints", lambda: str(models_folder(app)))
+    page.follow_text(wires, "folder", "checkpoints", lambda: str(app.models_folder))
     page.watch(wires, "models", lambda: models_sign(app), lambda: show_models(app), ["models", "trouble"])
 
 
@@ -122,11 +122,6 @@ def _build_memory(page: Page, wires: Wires) -> None:
 # models -----------------------------------------------------------------------------------------------------------
 
 
-def models_folder(app: App) -> Path:
-    """Where models are looked for: the chosen folder, or the project's."""
-    return Path(app.workspace.checkpoints or app.checkpoints)
-
-
 def models_sign(app: App) -> Hashable:
     """Changes with what is chosen and with each work that brings models."""
     work = app.background.current
@@ -147,7 +142,7 @@ def show_models(app: App) -> dict[str, Any]:
     """The models of the folder to choose from, and what is wrong with others."""
     from acestep.model.checkpoints import survey_checkpoints
 
-    folder = models_folder(app)
+    folder = app.models_folder
     found, problems = survey_checkpoints([folder])
     found = [model for model in found if app.roots.allows(model.dit)]
     choices = [
@@ -187,7 +182,7 @@ def show_download(app: App, variant: str | None) -> dict[str, Any]:
 
     if not variant:
         raise UserError("No variant is chosen.", fix="Choose one.")
-    plan = plan_download(variant, models_folder(app))
+    plan = plan_download(variant, app.models_folder)
     return {"plan": plan.summary(), "confirm": gr.update(visible=bool(plan.remaining_bytes))}
 
 
@@ -195,7 +190,7 @@ def begin_download(app: App, variant: str) -> dict[str, Any]:
     """Fetch in the background; the model is chosen when none is."""
     from acestep.model.download import download
 
-    folder = models_folder(app)
+    folder = app.models_folder
 
     def fetch(job: Job) -> Path:
         model = download(variant, folder, job)

@@ -504,7 +504,10 @@ def test_the_model_for_codes_is_looked_for_among_the_apps_own(
     """Wherever the app was started."""
     monkeypatch.chdir(tmp_path)
     shown = {"caption_by": "five-hz-lm", "lyrics_by": "", "metadata_by": "", "label_songs": "all", "song": "", **VIEW}
-    for folder, expected in ((demo_checkpoint, str(demo_checkpoint / "acestep-v15-demo")), (tmp_path, "")):
-        opened.app.choose(checkpoints=str(folder))
-        settings, _, _ = dataset_labelling.prepare(opened.app, Controls(CaptionSettings), shown)
-        assert settings.codes_model == expected and opened.app.workspace.caption.codes_model == ""
+    opened.app.choose(checkpoints=str(demo_checkpoint))
+    settings, _, _ = dataset_labelling.prepare(opened.app, Controls(CaptionSettings), shown)
+    assert settings.codes_model == str(demo_checkpoint / "acestep-v15-demo")
+    assert opened.app.workspace.caption.codes_model == "", "what is remembered is what was chosen"
+    opened.app.choose(checkpoints=str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="empty holds none"):
+        dataset_labelling.prepare(opened.app, Controls(CaptionSettings), shown)
