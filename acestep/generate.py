@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from acestep.adapters import Adapter, load_adapter
-from acestep.core.device import DeviceChoice
+from acestep.core.device import DeviceChoice, memory_told
 from acestep.core.errors import UserError, did_you_mean
 from acestep.core.jobs import Job
+from acestep.model.attention import attention_kernels
 from acestep.model.condition import lyrics_are_cut, metas_are_cut
 from acestep.model.facts import INSTRUCTION, LANGUAGES, LYRIC_TOKENS, TEXT_TOKENS
 from acestep.model.prompt import PromptLabels, language_code, lyric_prompt, sung_text, text_prompt
@@ -74,7 +75,7 @@ class Generated:
 
 
 def load_parts(checkpoint: Checkpoint, device: DeviceChoice) -> Parts:
-    """Load everything that generation needs. Where weights are fp16 the VAE stays fp32: its activations overflow."""
+    """Load everything that generation needs."""
     from acestep.model import loading
 
     dtype, place = device.dtype, device.torch_device
@@ -82,7 +83,7 @@ def load_parts(checkpoint: Checkpoint, device: DeviceChoice) -> Parts:
         return Parts(
             transformer=loading.load_transformer(checkpoint, dtype, place),
             condition_encoder=loading.load_condition_encoder(checkpoint, dtype, place),
-            vae=loading.load_vae(checkpoint, torch.float32 if dtype == torch.float16 else dtype, place),
+            vae=loading.load_vae(checkpoint, dtype, place),
             text_encoder=loading.load_text_encoder(checkpoint, dtype, place),
             checkpoint=checkpoint,
         )
@@ -153,7 +154,9 @@ def generate(parts: Parts, settings: GenerateSettings, job: Job | None = None) -
     _warn(parts, labels, sampler, settings, job)
     pipeline = build_pipeline(parts)
     noise = draw_noise(_frames(pipeline, settings.duration_s), parts.checkpoint.config.latent_width, settings.seed)
-    with job.stage("sample", sampler.steps, "steps") as stage, _evaluating(parts.transformer), _memory_errors():
+    kernels = attention_kernels(parts.transformer.device)
+    sampling = job.stage("sample", sampler.steps, "steps")
+    with sampling as stage, _evaluating(parts.transformer), kernels, _memory_errors():
 
         def after_step(_pipeline: Any, _index: int, _time: float, _tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             stage.advance()
@@ -262,7 +265,7 @@ def sample_latents(
         momentum = MomentumBuffer(momentum=-0.75)
     scheduler = _scheduler()
     scheduler.set_timesteps(sigmas=timestep_schedule(sampler.steps, sampler.shift), device=transformer.device)
-    with _evaluating(transformer):
+    with _evaluating(transformer), attention_kernels(transformer.device):
         for index, time in enumerate(scheduler.timesteps):
             entering = torch.cat([latents, latents]) if guided else latents
             t = float(time) * torch.ones(entering.shape[0], **place)
@@ -332,14 +335,10 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
             part.training = True
 
 
-@contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            "The device ran out of memory.", fix="Ask for a shorter piece, close other programs, or choose device cpu."
-        ) from error
+def _memory_errors() -> contextlib.AbstractContextManager[None]:
+    return memory_told(
+        "The device ran out of memory.", fix="Ask for a shorter piece, close other programs, or choose device cpu."
+    )
 
 
 def _warn(parts: Parts, labels: PromptLabels, sampler: Sampler, settings: GenerateSettings, job: Job) -> None:

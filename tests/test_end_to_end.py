@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import soundfile
@@ -28,9 +28,7 @@ def checked(code: int, wanted: int, output: str, errors: str) -> dict:
 
 def acestep(*arguments: object, code: int = 0) -> dict:
     """Run a command with --json in a process of its own, require its exit code, and return its result."""
-    done = subprocess.run(
-        [sys.executable, "-m", "acestep", *map(str, arguments), "--json"], capture_output=True, text=True
-    )
+    done = forked.run([sys.executable, "-m", "acestep", *map(str, arguments), "--json"])
     return checked(done.returncode, code, done.stdout, done.stderr)
 
 

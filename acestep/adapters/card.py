@@ -11,6 +11,7 @@ from typing import Any
 from acestep.adapters.files import AdapterInfo, read_adapter_info
 from acestep.adapters.source import TriggerTag
 from acestep.core.paths import write_text
+from acestep.core.words import counted
 
 CARD_FILE = "README.md"
 _LONGEST_CURVE = 10
@@ -95,7 +96,7 @@ def _training(facts: CardFacts) -> str:
     lines = []
     if facts.songs:
         length = f", {_length(facts.audio_s)}" if facts.audio_s else ""
-        lines.append(f"Trained on {_count(facts.songs, 'song')}{length}.{_held_out(facts)}")
+        lines.append(f"Trained on {counted(facts.songs, 'songs')}{length}.{_held_out(facts)}")
     if facts.step is not None:
         lines.append(f"These are the weights of step {facts.step}{f' ({_plain(facts.why)})' if facts.why else ''}.")
     rows = [f"| {_plain(str(name))} | {_plain(_value(value))} |" for name, value in facts.settings.items()]
@@ -107,18 +108,14 @@ def _training(facts: CardFacts) -> str:
 def _held_out(facts: CardFacts) -> str:
     if not facts.held_out:
         return ""
-    held = _count(facts.held_out, "song")
+    held = counted(facts.held_out, "songs")
     if facts.held_out_kind == "windows":
         return f" The ends of {held} were kept back to judge it."
     return f" {held} more {'was' if facts.held_out == 1 else 'were'} kept back to judge it."
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _length(seconds: float) -> str:
-    return _count(round(seconds), "second") if seconds < 59.5 else _count(round(seconds / 60), "minute")
+    return counted(round(seconds), "seconds") if seconds < 59.5 else counted(round(seconds / 60), "minutes")
 
 
 def _value(value: Any) -> str:

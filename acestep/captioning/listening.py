@@ -11,7 +11,7 @@ import numpy as np
 from acestep.captioning.contract import Answer, Field
 from acestep.captioning.local import SAMPLE_RATE, excerpts, quiet_library, weights_device
 from acestep.captioning.tasks import caption_answer
-from acestep.core.device import free_memory
+from acestep.core.device import free_memory, lacks_memory
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.settings.caption import CaptionSettings
@@ -60,17 +60,18 @@ class Listener:
         Where the memory does not hold it, the model hears half as much, in excerpts from start to end, until no more
         than a window is left. Raises Stopped when the job is stopped, and UserError when even that does not fit.
         """
-        import torch
 
         shortest_s = min(self._settings.window_s, self.longest_s)
         while True:
             heard = excerpts(signal, self.longest_s, self._settings.window_s)
             try:
                 return self._answer(conversation, np.concatenate(heard), most_tokens, len(heard))
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
                 if self.longest_s <= shortest_s or len(signal) <= shortest_s * SAMPLE_RATE:
                     raise UserError(
-                        f"The memory of the graphics card does not hold {shortest_s:.0f} s of a song beside the model.",
+                        f"The memory does not hold {shortest_s:.0f} s of a song beside the model.",
                         fix="Choose quantize nf4, a smaller window_s, or close other programs that use the card.",
                     ) from error
             # Outside the handler: the error holds the tensors of the failed try.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from acestep.core.device import DeviceChoice, choose_device, device_memory
+from acestep.core.device import DeviceChoice, choose_device, device_memory, memory_told
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import write_json
@@ -255,18 +255,16 @@ def load_model(model_class: Any, folder: Path, placement: Placement, unneeded: s
 @contextlib.contextmanager
 def load_errors(folder: Path) -> Iterator[None]:
     """Turn what goes wrong with a model's files into sentences."""
-    import torch
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    no_room = memory_told(
+        f"The memory is too small for the model in {folder}.",
+        fix="Choose quantize nf4, close other programs that use the card, or choose the device cpu.",
+    )
     try:
-        with quiet_library():
+        with no_room, quiet_library():
             yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"The memory of the graphics card is too small for the model in {folder}.",
-            fix="Choose quantize nf4, close other programs that use the card, or choose the device cpu.",
-        ) from error
     except (
         OSError,
         ValueError,

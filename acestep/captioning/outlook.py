@@ -13,6 +13,7 @@ from acestep.captioning.plan import Step
 from acestep.captioning.registry import model_name
 from acestep.captioning.services import estimated_usd, recipient
 from acestep.core.errors import UserError
+from acestep.core.words import counted
 from acestep.settings.caption import CaptionSettings
 
 SPOKEN: dict[str, str] = {"bpm": "tempo", "keyscale": "key", "timesignature": "metre"}
@@ -53,7 +54,8 @@ class StepOutlook:
 
     def sentences(self) -> list[str]:
         """What to tell before it begins."""
-        told = [f"{self.title}: {spoken(self.fields)} of {count(self.songs)}, {self.minutes:.1f} min of sound."]
+        songs = counted(self.songs, "songs")
+        told = [f"{self.title}: {spoken(self.fields)} of {songs}, {self.minutes:.1f} min of sound."]
         if self.download is not None:
             size = self.download.size_bytes
             told.append(
@@ -65,7 +67,7 @@ class StepOutlook:
         if self.memory_gib:
             told.append(f"It takes about {self.memory_gib:.0f} GiB of memory, which is given back afterwards.")
         if self.sent_to:
-            told.append(f"The sound of {count(self.songs)} leaves this computer and goes to {self.sent_to}.")
+            told.append(f"The sound of {songs} leaves this computer and goes to {self.sent_to}.")
             told.append(
                 "What that costs is not known here."
                 if self.usd is None
@@ -77,11 +79,6 @@ class StepOutlook:
 def spoken(fields: Iterable[str]) -> str:
     """Names of labels as people say them."""
     return ", ".join(sorted(SPOKEN.get(name, name) for name in fields))
-
-
-def count(songs: int) -> str:
-    """How many songs, in words."""
-    return "1 song" if songs == 1 else f"{songs} songs"
 
 
 def money(usd: float) -> str:

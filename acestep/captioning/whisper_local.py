@@ -30,8 +30,7 @@ from acestep.captioning.local import (
     weights_device,
 )
 from acestep.captioning.registry import model_name
-from acestep.core.device import free_memory
-from acestep.core.errors import UserError
+from acestep.core.device import free_memory, memory_told
 from acestep.core.jobs import Job
 from acestep.model.facts import INSTRUMENTAL
 from acestep.settings.caption import CaptionSettings
@@ -101,17 +100,15 @@ class _Whisper:
         import torch
 
         signal = mono(cast(np.ndarray, song.samples))
-        try:
-            with quiet_library(), torch.inference_mode(), torch.random.fork_rng():
-                # Only passages that failed at temperature 0 draw; they draw the same whatever came before.
-                torch.manual_seed(self._settings.seed ^ zlib.crc32(signal.tobytes()))
-                language, confidence, runner_up = self._language(signal, song.language)
-                words = self._words(signal, language)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"The memory of the graphics card does not hold {song.path.name} beside the model.",
-                fix="Choose a smaller Whisper, or close other programs that use the card.",
-            ) from error
+        no_room = memory_told(
+            f"The memory does not hold {song.path.name} beside the model.",
+            fix="Choose a smaller Whisper, or close other programs that use the card.",
+        )
+        with no_room, quiet_library(), torch.inference_mode(), torch.random.fork_rng():
+            # Only passages that failed at temperature 0 draw; they draw the same whatever came before.
+            torch.manual_seed(self._settings.seed ^ zlib.crc32(signal.tobytes()))
+            language, confidence, runner_up = self._language(signal, song.language)
+            words = self._words(signal, language)
         lines = lyric_lines(words, language)
         values: dict[Field, Guess] = {}
         if "lyrics" in song.wanted:

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from acestep import __version__
-from acestep.cli.arguments import parse_options
+from acestep.cli.arguments import parse_options, wants_json
 from acestep.cli.command import EXIT_STOPPED
 from acestep.cli.commands import COMMANDS, Command, Output
 from acestep.cli.terminal import TerminalListener, say_error
@@ -48,19 +49,22 @@ def _main(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    command = COMMANDS.get(arguments[0])
-    if command is None:
-        say_error(f'There is no command "{arguments[0]}".{did_you_mean(arguments[0], COMMANDS)} See acestep --help.')
-        return EXIT_USAGE
     _quiet_libraries()
     try:
+        command = _command(arguments[0])
         options = parse_options(command.options, arguments[1:], f"acestep {command.name}", command.summary)
     except UserError as error:
-        say_error(str(error))
+        _print_error(error, wants_json(arguments))
         return EXIT_USAGE
     except SystemExit as exit_request:  # tyro has printed help or what is wrong with the usage
         return int(exit_request.code or 0)
     return run(command, options, as_json=options.as_json)
+
+
+def _command(name: str) -> Command:
+    if name in COMMANDS:
+        return COMMANDS[name]
+    raise UserError(f'There is no command "{name}".{did_you_mean(name, COMMANDS)}', fix="See acestep --help.")
 
 
 def run(command: Command, options: Any, as_json: bool) -> int:
@@ -92,7 +96,9 @@ def stop_signals(job: Job) -> Iterator[None]:
         if job.stop_requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         job.request_stop()
-        say_error("Stopping at the next safe point; press Ctrl-C again to end at once.")
+        # From a thread: the signal may have come in the middle of another line, which must be finished first.
+        words = "Stopping at the next safe point; press Ctrl-C again to end at once."
+        threading.Thread(target=say_error, args=(words,)).start()
 
     try:
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -11,6 +11,7 @@ from acestep.cli.arguments import POSITIONAL, CommandOptions
 from acestep.cli.command import EXIT_PARTLY, EXIT_STOPPED, Command, Output, problem_lines
 from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
+from acestep.core.words import counted
 from acestep.settings import knob
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def analyze(options: AnalyzeOptions, job: Job) -> Output:
     }
     lines = [*table(found), *problem_lines(problems)]
     if stopped:
-        lines.append(f"Stopped after {len(results)} of {len(paths)} files.")
+        lines.append(f"Stopped after {len(results)} of {counted(len(paths), 'files')}.")
     code = EXIT_STOPPED if stopped else EXIT_PARTLY if errors else 0
     return Output(data, lines, code)
 

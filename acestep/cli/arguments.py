@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import itertools
 import typing
 from dataclasses import asdict, field, make_dataclass
 from functools import partial
@@ -23,6 +26,9 @@ POSITIONAL = "positional"
 _FLAGS = {"as_json": "json", "import_file": "import", "set_labels": "set"}
 """Options whose names would be Python's own words, or hide a function of the base class."""
 
+_BOX = " │╭╮╰╯─"
+"""What tyro's boxes are drawn with."""
+
 
 class CommandOptions(Settings):
     """What every command takes."""
@@ -34,15 +40,37 @@ O = TypeVar("O", bound=CommandOptions)  # noqa: E741 - the usual name beside T
 
 
 def parse_options(options: type[O], arguments: list[str], program: str, summary: str) -> O:
-    """Options of a command, checked. Raises UserError for wrong values; tyro exits with 2 for wrong usage.
+    """Options of a command, checked. Raises UserError for wrong values; for wrong usage only with --json, else tyro
+    shows what is wrong and exits with 2.
 
     `model_fields_set` of the result holds what was given, so that a default can be asked for by name.
     """
     base = _base_values(options, arguments)
     raw = _raw_class(options, base)
-    values = asdict(tyro.cli(raw, args=arguments, prog=program, description=summary))
+    told = io.StringIO()
+    try:
+        # people see tyro's boxes as they are; a program that asked for JSON gets the same words without them
+        with contextlib.redirect_stderr(told) if wants_json(arguments) else contextlib.nullcontext():
+            values = asdict(tyro.cli(raw, args=arguments, prog=program, description=summary))
+    except SystemExit as exit_request:
+        if not exit_request.code or not told.getvalue():
+            raise
+        raise _usage_error(told.getvalue(), program) from exit_request
     given = _given(options, arguments) | base.keys()
     return options.parse({name: value for name, value in values.items() if name in given}, program)
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Whether the result is to be JSON, also where the rest of the command line is wrong."""
+    return "--json" in arguments
+
+
+def _usage_error(boxes: str, program: str) -> UserError:
+    """What tyro shows in boxes: in each a title, what is wrong, and below a rule what else there is."""
+    lines = [line.strip(_BOX) for line in boxes.splitlines()]
+    wrong = itertools.takewhile(bool, lines[1:])
+    message = " ".join(wrong).rstrip(".")
+    return UserError(f"{message}.", fix=f"See {program} --help.", detail="\n".join(filter(None, lines)))
 
 
 def _given(options: type[Settings], arguments: list[str]) -> set[str]:

@@ -12,6 +12,7 @@ from acestep.cli.command import EXIT_PARTLY, Command, Output, problem_lines
 from acestep.cli.terminal import confirm
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job, heavy_job
+from acestep.core.words import counted
 from acestep.settings import CaptionSettings, knob
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def _report_lines(report: LabelReport) -> list[str]:
 
     head = "Stopped: " if report.stopped else ""
     lines = [
-        f"{head}{report.labelled} of {report.songs} songs labelled, {report.failed} failed, "
-        f"{len(report.told)} values written in {report.seconds:.0f} s.",
+        f"{head}{report.labelled} of {counted(report.songs, 'songs')} labelled, {report.failed} failed, "
+        f"{counted(len(report.told), 'values')} written in {report.seconds:.0f} s.",
         *problem_lines(report.problems),
     ]
     used = {name: amount for name, amount in sorted(report.usage.items()) if name != "estimated_usd"}

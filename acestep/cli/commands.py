@@ -20,6 +20,7 @@ from acestep.cli.preset_commands import PRESET_COMMANDS
 from acestep.cli.terminal import confirm
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job, heavy_job
+from acestep.core.words import counted
 from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettings, TrainSettings, knob
 from acestep.settings.generate import SweepSettings
 from acestep.training.requests import RunRequest, ask
@@ -65,7 +66,7 @@ def dataset(options: DatasetOptions, job: Job) -> Output:
     edit_lines, changes = apply_edits(found, options, source)
     facts = summary(found)
     lines = [
-        f"{facts.songs} songs, {facts.duration_s / 60:.1f} min: {facts.labeled} labelled, "
+        f"{counted(facts.songs, 'songs')}, {facts.duration_s / 60:.1f} min: {facts.labeled} labelled, "
         f"{facts.instrumental} instrumental, {facts.with_lyrics} with lyrics"
         + (f", {facts.regularization} for regularization." if facts.regularization else "."),
         *problem_lines(found.problems),
@@ -103,14 +104,14 @@ def preprocess(options: PreprocessOptions, job: Job) -> Output:
         report = encode(found, checkpoint, options.out, _plain(PreprocessSettings, options), job)
     problems = [*found.problems, *report.problems]
     lines = [
-        f"{report.total} songs in {report.folder}: {report.encoded} encoded, {report.reused} unchanged, "
+        f"{counted(report.total, 'songs')} in {report.folder}: {report.encoded} encoded, {report.reused} unchanged, "
         f"{report.failed} failed, {report.audio_s:.0f} s of audio, {report.size_bytes / 1e6:.1f} MB.",
         *(
-            [f"{report.metas_cut} captions push tempo and key out of the prompt: shorten them."]
+            [f"Too long, so that tempo and key fall out of the prompt: {counted(report.metas_cut, 'captions')}."]
             if report.metas_cut
             else []
         ),
-        *([f"{report.lyrics_cut} lyrics are longer than the model reads."] if report.lyrics_cut else []),
+        *([f"Lyrics longer than the model reads: {counted(report.lyrics_cut, 'songs')}."] if report.lyrics_cut else []),
         *problem_lines(problems),
     ]
     data = {**report.to_dict(), "problems": [problem.to_dict() for problem in problems]}

@@ -12,6 +12,7 @@ from acestep.cli.arguments import CommandOptions
 from acestep.cli.command import problem_lines
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job
+from acestep.core.words import counted
 from acestep.settings import DatasetSettings, knob
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def unpacked(source: Path, options: DatasetEditOptions, job: Job) -> tuple[Path,
     from acestep.dataset.archive import extract_archive
 
     result = extract_archive(source, options.unpack_into, job=job)
-    job.say(f"Unpacked {len(result.files)} files into {result.folder}.")
+    job.say(f"Unpacked {counted(len(result.files), 'files')} into {result.folder}.")
     return result.folder, result.skipped
 
 
@@ -113,7 +114,7 @@ def apply_edits(dataset: Dataset, options: DatasetEditOptions, source: Path) -> 
     if changes or options.set_labels or options.replace or _given_settings(options):
         place = f"in {file}" if file else "beside the songs, in song.json"
         kept = "Nothing was changed; this is what would be." if options.preview else f"Kept {place}."
-        lines.insert(0, f"{len(changes)} changes in {_touched(changes)}. {kept}")
+        lines.insert(0, f"{counted(len(changes), 'changes')} in {_touched(changes)}. {kept}")
     lines += [
         f"  {change.song or 'dataset'}: {change.field}: {change.before!r} -> {change.after!r}" for change in changes
     ][:_SHOWN_CHANGES]
@@ -125,8 +126,8 @@ def apply_edits(dataset: Dataset, options: DatasetEditOptions, source: Path) -> 
 def _touched(changes: Sequence[Change]) -> str:
     songs = {change.song for change in changes}
     if "" not in songs:
-        return f"{len(songs)} songs"
-    return f"{len(songs) - 1} songs and the dataset" if len(songs) > 1 else "the dataset"
+        return counted(len(songs), "songs")
+    return f"{counted(len(songs) - 1, 'songs')} and the dataset" if len(songs) > 1 else "the dataset"
 
 
 def _set_dataset(dataset: Dataset, songs: Sequence[Song], options: DatasetEditOptions) -> Draft | None:
@@ -182,5 +183,5 @@ def write_outputs(dataset: Dataset, options: DatasetEditOptions, job: Job) -> tu
         )
         failed = any(problem.severity == "error" for problem in report.problems)
         data["pieces"] = [str(piece.path) for piece in report.pieces]
-        lines += [f"{len(report.pieces)} pieces in {report.folder}.", *problem_lines(report.problems)]
+        lines += [f"{counted(len(report.pieces), 'pieces')} in {report.folder}.", *problem_lines(report.problems)]
     return lines, data, failed

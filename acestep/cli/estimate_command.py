@@ -9,6 +9,7 @@ from acestep.cli.arguments import CommandOptions
 from acestep.cli.command import MODEL_HELP, Command, Output
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job, heavy_job
+from acestep.core.words import counted
 from acestep.settings import TrainSettings, knob
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ def estimate(options: EstimateOptions, job: Job) -> Output:
         "sensitivity": found.sensitivity.to_dict(),
     }
     scores = found.sensitivity.layers if options.by == "layer" else found.sensitivity.modules
+    windows, songs = counted(found.sensitivity.batches, "windows"), counted(found.sensitivity.songs, "songs")
     lines = [
-        f"Sensitivity on {found.sensitivity.batches} windows of {found.sensitivity.songs} songs, highest first:",
+        f"Sensitivity on {windows} of {songs}, highest first:",
         *table(scores[: options.top or None], options.by),
         "",
         *forecast_lines(found.forecast, gpu),
@@ -92,8 +94,8 @@ def forecast_lines(forecast: Forecast, gpu: GpuReading | None) -> list[str]:
     lines = []
     if forecast.seconds is not None and forecast.step_s is not None:
         lines.append(
-            f"Time: {forecast.steps} steps of {forecast.step_s:.2f} s"
-            + (f" and {forecast.validations} validations" if forecast.validations else "")
+            f"Time: {counted(forecast.steps, 'steps')} of {forecast.step_s:.2f} s"
+            + (f" and {counted(forecast.validations, 'validations')}" if forecast.validations else "")
             + f", about {duration(forecast.seconds)}."
         )
     if memory.peak is None:
@@ -116,7 +118,7 @@ def forecast_lines(forecast: Forecast, gpu: GpuReading | None) -> list[str]:
     if forecast.disk_bytes is not None and forecast.checkpoint_bytes is not None:
         verdict = "" if forecast.disk_fits else " That does not fit: lower --keep-last or free some space."
         lines.append(
-            f"Disk: {forecast.disk_bytes / 1e9:.2f} GB with {forecast.checkpoints_kept} checkpoints of "
+            f"Disk: {forecast.disk_bytes / 1e9:.2f} GB with {counted(forecast.checkpoints_kept, 'checkpoints')} of "
             f"{forecast.checkpoint_bytes / 1e6:.1f} MB, {forecast.disk_free_bytes / 1e9:.1f} GB free.{verdict}"
         )
     return lines

@@ -11,6 +11,7 @@ from acestep.cli.terminal import confirm
 from acestep.core.device import DeviceName, PrecisionName
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job, heavy_job
+from acestep.core.words import counted
 from acestep.settings import knob
 from acestep.settings.export import ExportFormat, ExportSettings
 
@@ -42,7 +43,8 @@ def export(options: ExportCommandOptions, job: Job) -> Output:
     checkpoint = resolve_checkpoint(options.model, needs=()) if options.model else None
     report, card = export_with_card(options.adapter, options, options.out, checkpoint, job, options.replace)
     lines = [
-        f"{report.path}: {report.modules} modules, {report.tensors} tensors, {report.size_bytes / 1e6:.1f} MB."
+        f"{report.path}: {counted(report.modules, 'modules')}, {counted(report.tensors, 'tensors')}, "
+        f"{report.size_bytes / 1e6:.1f} MB."
         + ("" if report.new else " It was there already and is the same; nothing was written."),
         *report.notes,
         *([f"Card: {card}."] if card else []),
@@ -86,7 +88,8 @@ def merge(options: MergeCommandOptions, job: Job) -> Output:
 
         report = merge_adapter(options.adapter, checkpoint, options.out, options.strength, job)
     lines = [
-        f"{report.path}: {report.modules} weights changed, {report.files} file(s), {report.size_bytes / 1e9:.2f} GB."
+        f"{report.path}: {counted(report.modules, 'weights')} changed, {counted(report.files, 'files')}, "
+        f"{report.size_bytes / 1e9:.2f} GB."
         + ("" if report.new else " It was there already and is the same; nothing was written."),
         *report.notes,
         f"Hear it with: acestep generate --model {report.path} --caption … --out merged.wav",

@@ -10,6 +10,7 @@ from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, proble
 from acestep.core.device import DeviceName, PrecisionName
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job, heavy_job
+from acestep.core.words import counted
 from acestep.settings import TrainSettings, knob
 from acestep.settings.presets import AUTO, Preset, auto_preset, load_preset, preset_files, preset_values, save_preset
 
@@ -140,7 +141,8 @@ def _advise(options: PresetsOptions) -> Output:
     settings = TrainSettings.parse(preset_values(name) if name else {}, name or "The defaults")
     epochs, save_every = recommended_epochs(options.songs)
     advice = advise(options.songs, options.minutes, settings)
-    table = f"The usual table says {epochs} epochs for {options.songs} songs, with a checkpoint every {save_every}."
+    songs = counted(options.songs, "songs")
+    table = f"The usual table says {epochs} epochs for {songs}, with a checkpoint every {save_every}."
     with_what = f"With {f'preset {name}' if name else 'the default settings'}:"
     data = {"songs": options.songs, "epochs": epochs, "save_every": save_every, "advice": advice.to_dict()}
     return Output(data, [table, with_what, *(f"  {line}" for line in advice.lines)])
@@ -170,8 +172,8 @@ def import_tensors(options: ImportTensorsOptions, job: Job) -> Output:
         )
     failed = sum(problem.severity == "error" for problem in report.problems)
     lines = [
-        f"{report.encoded + report.reused} songs in {report.folder}, {report.audio_s:.0f} s of audio; "
-        f"{failed} files left out.",
+        f"{counted(report.encoded + report.reused, 'songs')} in {report.folder}, {report.audio_s:.0f} s of audio; "
+        f"{counted(failed, 'files')} left out.",
         *problem_lines(report.problems),
     ]
     data = {**report.to_dict(), "problems": [problem.to_dict() for problem in report.problems]}

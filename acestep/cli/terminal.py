@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from acestep.core.jobs import Kind, Stage
+from acestep.core.words import noun_for
 
 PLAIN_EVERY_S = 10.0
 """Seconds between progress lines where there is no terminal."""
@@ -54,7 +55,7 @@ class TerminalListener:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn(stage.unit),
+                TextColumn(noun_for(stage.total, stage.unit)),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}", markup=False),  # names of songs may hold brackets
                 console=self._console,
@@ -79,12 +80,12 @@ class TerminalListener:
             self._last_line = now
             remaining = stage.remaining_s(now)
             left = f", about {_duration(remaining)} left" if remaining is not None else ""
-            self._line(f"{stage.name}: {stage.done} of {stage.total} {stage.unit}{left} {stage.note}".rstrip())
+            self._line(f"{stage.name}: {stage.progress}{left} {stage.note}".rstrip())
 
 
 def _ended(stage: Stage) -> str:
     seconds = (stage.ended or stage.started) - stage.started
-    return f"{stage.name}: {stage.done} of {stage.total} {stage.unit} in {_duration(seconds)}".replace("  ", " ")
+    return f"{stage.name}: {stage.progress} in {_duration(seconds)}"
 
 
 def _duration(seconds: float) -> str:

@@ -60,7 +60,7 @@ class Work:
         if isinstance(what, str):
             self.lines.append(f"Warning: {what}" if kind == "warn" else what)
         elif kind == "end":
-            self.lines.append(f"{what.name}: {what.done} of {what.total} {what.unit}".rstrip())
+            self.lines.append(f"{what.name}: {what.progress}")
 
 
 class Background:

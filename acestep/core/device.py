@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 DeviceName = Literal["auto", "cuda", "xpu", "mps", "cpu"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 
-_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 """How torch words a lack of memory where it has no exception of its own for it."""
 
 
@@ -118,6 +120,17 @@ def lacks_memory(error: Exception) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+@contextmanager
+def memory_told(message: str, fix: str) -> Iterator[None]:
+    """A lack of memory inside the block is a UserError with this message and remedy."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        raise UserError(message, fix=fix) from error
 
 
 def device_memory() -> tuple[int, int] | None:

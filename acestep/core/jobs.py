@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from acestep.core.errors import Stopped, UserError
 from acestep.core.paths import disk_errors
+from acestep.core.words import counted
 
 _RATE_WINDOW = 50
 """Units over which the rate of a stage is measured."""
@@ -42,6 +43,11 @@ class Stage:
     ended: float | None = None
     _job: Job | None = field(default=None, repr=False)
     _marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW), repr=False)
+
+    @property
+    def progress(self) -> str:
+        """How far it is, such as "3 of 8 songs"."""
+        return f"{self.done} of {counted(self.total, self.unit)}".rstrip()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         self.done += amount

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from acestep.audio.format import AUDIO_SUFFIXES
 from acestep.core.errors import Problem
+from acestep.core.words import counted
 from acestep.dataset.labels import ALIASES, Labels, in_words, read_labels, same_value
 from acestep.dataset.text import NotText, read_text
 
@@ -83,7 +84,8 @@ def read_csv_folder(files: Sequence[Path], audio: Sequence[str]) -> CsvLabels:
                 _merge(result.of_audio.setdefault(name, Labels(row.source)), row)
     without_row = [name for name in audio if name not in result.of_audio]
     if usable and without_row:
-        message = f"{len(without_row)} of {len(audio)} songs have no row: {in_words(without_row)}."
+        have = "has" if len(without_row) == 1 else "have"
+        message = f"{len(without_row)} of {counted(len(audio), 'songs')} {have} no row: {in_words(without_row)}."
         result.problems.append(Problem(in_words(usable), message, "warning"))
     return result
 

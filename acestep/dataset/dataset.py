@@ -19,13 +19,18 @@ GENRE_SEED = 42
 
 @dataclass
 class Dataset:
-    """Songs below the folder `root`. `extra` holds keys of the dataset file that this program does not know."""
+    """Songs below the folder `root`. `extra` holds keys of the dataset file that this program does not know.
+
+    `known` are the dataset files that it was read from or saved to, by resolved path: the text that was read, or that
+    would have been written then, had no other program changed anything there.
+    """
 
     root: Path
     settings: DatasetSettings
     songs: list[Song] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    known: dict[Path, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def labeled_songs(self) -> list[Song]:
@@ -111,6 +116,7 @@ def label_problems(songs: Sequence[Song], subject: str) -> list[Problem]:
         )
     else:
         message = (
-            f"{len(missing)} of {len(songs)} songs have no caption and will not be trained on: {in_words(missing)}."
+            f"{len(missing)} of {len(songs)} songs {'has' if len(missing) == 1 else 'have'} no caption and will not be "
+            f"trained on: {in_words(missing)}."
         )
     return [LabelProblem(subject, message, "warning")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -262,7 +262,7 @@ def _draft(title: str, songs: Sequence[Song], edit: Callable[[Song], list[str]])
     """A draft of what `edit` does to a copy of each song. Its UserErrors get the song's name."""
     pairs, warnings = [], []
     for song in songs:
-        before, after = _copy(song), _copy(song)
+        before, after = song.copy(), song.copy()
         try:
             warnings += [f"{song.relative}: {word}" for word in edit(after)]
         except UserError as error:
@@ -270,11 +270,6 @@ def _draft(title: str, songs: Sequence[Song], edit: Callable[[Song], list[str]])
         if _labels(before) != _labels(after):
             pairs.append((before, after))
     return Draft(title, tuple(pairs), warnings=tuple(warnings))
-
-
-def _copy(song: Song) -> Song:
-    overruled = {name: list(files) for name, files in song.overruled.items()}
-    return replace(song, sources=dict(song.sources), overruled=overruled)
 
 
 _LABELS = tuple(
@@ -288,16 +283,12 @@ def _labels(song: Song) -> tuple[Any, ...]:
 
 def _changed(old: Song, new: Song) -> frozenset[str]:
     """The labels that an edit gives another value or another origin."""
-
-    def said(song: Song, name: str) -> tuple[Any, ...]:
-        return getattr(song, name), song.sources.get(name), song.written_lyrics if name == "lyrics" else ""
-
-    return frozenset(name for name in NOT_SAID if said(old, name) != said(new, name))
+    return frozenset(name for name in NOT_SAID if old.said(name) != new.said(name))
 
 
 def _become(song: Song, other: Song) -> None:
     """Give `song` the labels of `other`, sharing nothing with it."""
-    other = _copy(other)
+    other = other.copy()
     for name in _LABELS:
         setattr(song, name, getattr(other, name))
 

@@ -28,6 +28,9 @@ from acestep.settings.dataset import DatasetSettings
 SCHEMA_VERSION = 1
 """Version of the dataset files this program writes."""
 
+DATASET_FILE = "dataset.json"
+"""Name of the dataset file that is made in a folder of songs where nobody has chosen one."""
+
 LARGEST_DATASET = 256 << 20
 """Bytes."""
 
@@ -82,9 +85,10 @@ class SavedSong:
 
 @dataclass
 class Saved:
-    """A dataset file as read, before its audio is looked at."""
+    """A dataset file as read, before its audio is looked at. `text` is all that stands in it."""
 
     file: Path | None = None
+    text: str = ""
     settings: DatasetSettings | None = None
     root: Path | None = None
     songs: list[SavedSong] = field(default_factory=list)
@@ -143,8 +147,13 @@ def _may_be_dataset(path: Path) -> bool:
 def read_saved(path: Path) -> Saved:
     """Read a dataset file. Wrong fields are reported and left out; a file that is no dataset is a UserError."""
     path = existing_file(path, "the dataset file")
-    content = _parse(path)
-    saved = Saved(path)
+    return parse_saved(file_text(path), path)
+
+
+def parse_saved(text: str, path: Path) -> Saved:
+    """Read the text of the dataset file `path`, as `read_saved` does."""
+    content = _parse(text, path)
+    saved = Saved(path, text)
     metadata = content.get("metadata", {})
     if not isinstance(metadata, dict):
         saved.problems.append(Problem(path.name, '"metadata" must be an object; it is ignored.', "warning"))
@@ -162,17 +171,21 @@ def read_saved(path: Path) -> Saved:
     return saved
 
 
-def check_dataset_file(path: Path) -> None:
-    """Raise UserError unless `path` is a dataset file of a version known here. Its samples are not looked at."""
-    _parse(existing_file(path, "the dataset file"))
+def check_dataset(text: str, path: Path) -> None:
+    """Raise UserError unless this is the text of a dataset file of a version known here. Samples are not looked at."""
+    _parse(text, path)
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    """The content of a dataset file, the bare list form put into an object."""
+def file_text(path: Path) -> str:
+    """What stands in a dataset file, with \\n line ends; whether it is one is not looked at yet."""
     try:
-        text = read_text(path, LARGEST_DATASET).text
+        return read_text(path, LARGEST_DATASET).text.replace("\r\n", "\n")
     except NotText as reason:
         raise UserError(f"The dataset file {path} cannot be used. {reason}") from reason
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    """The content of a dataset file, the bare list form put into an object."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:

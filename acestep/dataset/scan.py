@@ -15,8 +15,9 @@ from acestep.core.paths import existing_folder
 from acestep.dataset.csv_labels import CsvLabels, read_csv_folder
 from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprint, Fingerprints
+from acestep.dataset.merging import NOTHING
 from acestep.dataset.resolve import Evidence, apply_evidence
-from acestep.dataset.saved import MISSING, OTHER_AUDIO, Saved, SavedSong, find_saved, read_saved
+from acestep.dataset.saved import DATASET_FILE, MISSING, OTHER_AUDIO, Saved, SavedSong, find_saved, read_saved
 from acestep.dataset.sidecars import Pairing, pair, read_sidecar
 from acestep.dataset.song import Song
 from acestep.dataset.walk import Folder, Tree, walk
@@ -44,9 +45,11 @@ def scan_folder(
     if not audio:
         raise _no_audio(root, tree)
     top = next((part for part in tree.folders if part.path == root), Folder("", root))
+    edits = edits.expanduser().resolve() if edits is not None else None
     saved = read_saved(edits) if edits is not None and edits.exists() else find_saved(root, _ending(top, ".json"))
     dataset = Dataset(root, settings or saved.settings or DatasetSettings(name=root.name or "my_dataset"))
     dataset.extra = dict(saved.extra)
+    dataset.known = _known_files(saved, edits, root / DATASET_FILE)
     dataset.problems += [*tree.problems, *saved.problems]
     tables = read_csv_folder([root / name for name in _ending(top, ".csv")], [relative for relative, _, _ in audio])
     dataset.problems += tables.problems
@@ -66,6 +69,15 @@ def scan_folder(
     scan.keep_missing()
     dataset.problems += label_problems(dataset.songs, root.name or str(root))
     return dataset
+
+
+def _known_files(saved: Saved, *to_be_made: Path | None) -> dict[Path, str]:
+    """The dataset file that was read; and those that may be made, of which nothing is known while they are not there.
+
+    Where another program makes one of these first, the labels of both come into it.
+    """
+    known = {path: NOTHING for path in to_be_made if path is not None and not path.exists()}
+    return {**known, saved.file: saved.text} if saved.file is not None else known
 
 
 def _no_audio(root: Path, tree: Tree) -> UserError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from acestep.core.errors import UserError
 from acestep.dataset.labels import ALIASES, Labels, set_label
@@ -112,6 +112,21 @@ class Song:
     def words(self, source: PromptSource) -> str:
         """The caption or the genre, and the other one where that is empty."""
         return (self.genre or self.caption) if source == "genre" else (self.caption or self.genre)
+
+    def copy(self) -> Self:
+        """The same song, sharing nothing that is changed in place."""
+        overruled = {name: list(files) for name, files in self.overruled.items()}
+        return replace(self, sources=dict(self.sources), overruled=overruled)
+
+    def said(self, name: str) -> tuple[Any, ...]:
+        """Everything about one label by which it can be told whether somebody changed it."""
+        return getattr(self, name), self.sources.get(name), self.written_lyrics if name == "lyrics" else ""
+
+    def take(self, other: Song, name: str) -> None:
+        """Take over one label of `other`, and where it came from."""
+        self.set_from(other.sources.get(name, DEFAULT), name, getattr(other, name))
+        if name == "lyrics":
+            self.timed_lyrics = other.timed_lyrics
 
     def set_from(self, source: str, name: str, value: Any) -> None:
         """Set one label in canonical spelling as `source` gives it, above all files that said otherwise."""

@@ -5,21 +5,38 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from acestep.core.errors import Problem, UserError
-from acestep.core.jobs import Job
-from acestep.core.paths import write_text
+from acestep.core.jobs import Job, state_folder
+from acestep.core.paths import existing_file, write_text
 from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprints
 from acestep.dataset.labels import origin_note
+from acestep.dataset.merging import merged
 from acestep.dataset.resolve import apply_evidence
-from acestep.dataset.saved import MISSING, OTHER_AUDIO, SCHEMA_VERSION, Saved, SavedSong, check_dataset_file, read_saved
+from acestep.dataset.saved import (
+    MISSING,
+    OTHER_AUDIO,
+    SCHEMA_VERSION,
+    Saved,
+    SavedSong,
+    check_dataset,
+    file_text,
+    parse_saved,
+    read_saved,
+)
 from acestep.dataset.scan import identify, scan_folder
 from acestep.dataset.song import EDITED, NOT_SAID, Song
 from acestep.settings.dataset import DatasetSettings
+
+LOCK_WAIT_S = 10.0
+"""How long a save waits for those of other programs, which take a moment."""
 
 
 def load_dataset(
@@ -46,6 +63,7 @@ def _restore(saved: Saved, settings: DatasetSettings | None, job: Job, cache: Fi
     files = [song.audio for song in saved.songs if song.audio is not None]
     dataset = Dataset(_root_of(saved, files), settings or saved.settings, extra=dict(saved.extra))
     dataset.problems += saved.problems
+    dataset.known[saved.file] = saved.text
     by_id: dict[str, Song] = {}
     missing: list[dict[str, Any]] = []
     try:
@@ -105,21 +123,60 @@ def _root_of(saved: Saved, files: list[Path]) -> Path:
 def save_dataset(dataset: Dataset, path: str | Path, clock: Callable[[], float] = time.time) -> Path:
     """Write a dataset file and return its path. Songs below its folder are named relative to it.
 
-    An existing file is replaced only if it is a dataset file; anything else there is a UserError.
+    In a file that this dataset was read from or saved to before, only what has changed here since is changed, so that
+    what another program has saved there meanwhile stays; the dataset in memory does not learn of it. Any other
+    dataset file is replaced; anything else there is a UserError.
     """
     path = Path(path).expanduser().absolute()
     if path.suffix.lower() != ".json":
         raise UserError(f"The dataset file {path} must end in .json.", fix="Choose such a name.")
-    if path.exists():
-        try:
-            check_dataset_file(path)
-        except UserError as error:
-            raise UserError(
-                f"{path} is not replaced, because it is not a dataset file that can be read.",
-                fix="Choose another name or remove it first.",
-                detail=str(error),
-            ) from error
-    folder = path.parent.resolve()
+    place = path.parent.resolve() / path.name
+    with _alone(path):
+        own = text = _text(dataset, place.parent, clock)
+        if path.exists():
+            held, file = _held(path), path.resolve()  # another place where it is a link, which is replaced
+            known = dataset.known.get(file)
+            if known not in (None, held):
+                ours, before, theirs = parse_saved(own, place), parse_saved(known, file), parse_saved(held, file)
+                text = _text(merged(dataset, ours, before, theirs), place.parent, clock)
+        write_text(path, text)
+        dataset.known[place] = own
+    return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Between reading a dataset file and writing it anew no other program on this machine writes one."""
+    folder = state_folder()
+    with ExitStack() as held:
+        with suppress(OSError):  # where the state folder cannot be written, labels must still be kept
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(FileLock(folder / "dataset-files.lock").acquire(timeout=LOCK_WAIT_S))
+            except Timeout as error:
+                raise UserError(
+                    f"{path} was not written, because another program writes dataset files all the time.",
+                    fix="Try again, or end that program.",
+                ) from error
+        yield
+
+
+def _held(path: Path) -> str:
+    """What stands in a dataset file that is to be written anew. Raises UserError when it is none."""
+    try:
+        text = file_text(existing_file(path, "the dataset file"))
+        check_dataset(text, path)
+    except UserError as error:
+        raise UserError(
+            f"{path} is not replaced, because it is not a dataset file that can be read.",
+            fix="Choose another name or remove it first.",
+            detail=str(error),
+        ) from error
+    return text
+
+
+def _text(dataset: Dataset, folder: Path, clock: Callable[[], float]) -> str:
+    """The text of the dataset's file in `folder`."""
     extra = {key: value for key, value in dataset.extra.items() if key not in ("metadata", MISSING)}
     samples = [_sample(dataset, song, folder) for song in dataset.songs]
     missing = [_named_again(sample, folder) for sample in dataset.extra.get(MISSING, [])]
@@ -132,8 +189,7 @@ def save_dataset(dataset: Dataset, path: str | Path, clock: Callable[[], float] 
     text = json.dumps(content, indent=2, ensure_ascii=False)
     if not _is_encodable(text):  # half a character, which JSON can only hold as an escape
         text = json.dumps(content, indent=2)
-    write_text(path, text + "\n")
-    return path
+    return text + "\n"
 
 
 def _is_encodable(text: str) -> bool:

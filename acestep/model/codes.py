@@ -23,8 +23,8 @@ class AudioCoder:
     """A checkpoint's VAE and audio tokenizer, loaded. Its transformer is not needed and never read."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str) -> None:
-        # In fp16 the VAE overflows; the tokenizer's rounding decides between codes, so it stays exact.
-        self._vae = load_vae(checkpoint, torch.float32 if dtype == torch.float16 else dtype, device)
+        self._vae = load_vae(checkpoint, dtype, device)
+        # The tokenizer's rounding decides between codes, so it stays exact.
         self._tokenizer = load_audio_tokenizer(checkpoint, torch.float32, device)
         self._silence = load_silence_latent(checkpoint)
 

@@ -216,7 +216,10 @@ def _read_silence_file(checkpoint: Checkpoint, file: Path) -> Tensor:
 
 
 def load_vae(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> AutoencoderOobleck:
-    """The VAE, built as its own config.json says (the class's defaults describe another model)."""
+    """The VAE, built as its own config.json says (the class's defaults describe another model).
+
+    Asked for in fp16 it comes in fp32: fp16 does not hold its activations.
+    """
     from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
 
     folder = existing_folder(checkpoint.vae, "the VAE folder")
@@ -224,6 +227,7 @@ def load_vae(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> Auto
     with warnings.catch_warnings():  # diffusers uses a form of weight normalisation that torch is giving up
         warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)
         module = on_meta(lambda: AutoencoderOobleck(**arguments))
+    dtype = torch.float32 if dtype == torch.float16 else dtype
     return fill(module, read_weights(folder, DIFFUSERS_STEM), dtype, device, what="VAE", folder=folder)
 
 

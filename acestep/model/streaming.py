@@ -14,6 +14,7 @@ from typing import BinaryIO, TypeVar
 import torch
 from torch import Tensor, nn
 
+from acestep.core.device import memory_told
 from acestep.core.errors import UserError
 from acestep.model.weights import StoredTensor
 
@@ -118,20 +119,20 @@ def read_tensors(
     files: dict[Path, list[tuple[str, StoredTensor]]] = {}
     for name, tensor in sorted(stored.items(), key=lambda item: item[1].begin):
         files.setdefault(tensor.file, []).append((name, tensor))
+    no_room = memory_told(
+        f"The {what} does not fit into the memory of {reader.device}.",
+        fix="Close other programs that use the device, choose bf16 precision, or a smaller model.",
+    )
     try:
-        for file, entries in files.items():
-            with open(file, "rb", buffering=0) as handle:
-                for name, tensor in entries:
-                    value = reader.read(handle, tensor)
-                    if placed is None or not placed(name, value):
-                        tensors[name] = value
+        with no_room:
+            for file, entries in files.items():
+                with open(file, "rb", buffering=0) as handle:
+                    for name, tensor in entries:
+                        value = reader.read(handle, tensor)
+                        if placed is None or not placed(name, value):
+                            tensors[name] = value
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror or error}).", fix="Check the disk.") from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"The {what} does not fit into the memory of {reader.device}.",
-            fix="Close other programs that use the device, choose bf16 precision, or a smaller model.",
-        ) from error
     return tensors
 
 

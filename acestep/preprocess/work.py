@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.core.device import DeviceChoice, choose_device
+from acestep.core.device import DeviceChoice, choose_device, memory_told
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job
 from acestep.preprocess.plan import (
@@ -72,7 +72,6 @@ class Work:
         songs = self.plan.to_encode
         if not songs:
             return
-        import torch
 
         from acestep.preprocess.encoders import Encoders
 
@@ -81,18 +80,18 @@ class Work:
         self.job.say(f"Encoding on {choice}.")
         encoders = Encoders(self.checkpoint, choice, self.seconds)
         self.index_written = self.job.clock()
+        no_room = memory_told(
+            f"The device ran out of memory ({choice.device}); finished songs are kept.",
+            fix="Use two passes, a smaller longest duration, or another device.",
+        )
         try:
-            if self.settings.two_pass:
-                self._walk("pass 1: audio and text", songs, encoders, self._keep_states)
-                encoders.let_go()
-                self._second_pass([planned for planned in songs if not planned.failed], encoders)
-            else:
-                self._walk("encode songs", songs, encoders, self._condition_at_once)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"The device ran out of memory ({choice.device}); finished songs are kept.",
-                fix="Use two passes, a smaller longest duration, or another device.",
-            ) from error
+            with no_room:
+                if self.settings.two_pass:
+                    self._walk("pass 1: audio and text", songs, encoders, self._keep_states)
+                    encoders.let_go()
+                    self._second_pass([planned for planned in songs if not planned.failed], encoders)
+                else:
+                    self._walk("encode songs", songs, encoders, self._condition_at_once)
         finally:
             encoders.let_go()
 

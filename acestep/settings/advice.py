@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from acestep.core.errors import UserError
+from acestep.core.words import counted
 from acestep.settings.train import TrainSettings
 
 FRAMES_PER_SECOND = 25
@@ -81,11 +82,11 @@ def advise(songs: int, minutes: float, settings: TrainSettings) -> Advice:
     epochs = math.ceil(goal / per_epoch)
     save_every = max(1, epochs // CHECKPOINTS_OF_A_RUN)
     lines = [
-        f"An epoch takes {_some(windows // songs)} of each of the {songs} songs: "
-        f"{per_epoch} steps of up to {in_a_step} windows.",
-        f"These settings make {steps} steps: {_meaning(steps)}.",
-        f"For {songs} songs about {goal} steps are a good length: --epochs {epochs} --save-every-epochs {save_every}, "
-        f"or --max-steps {goal}.",
+        f"An epoch takes {_some(windows // songs)} of {'the song' if songs == 1 else f'each of the {songs} songs'}: "
+        f"{counted(per_epoch, 'steps')} of up to {counted(in_a_step, 'windows')}.",
+        f"These settings make {counted(steps, 'steps')}: {_meaning(steps)}.",
+        f"For {counted(songs, 'songs')} about {goal} steps are a good length: --epochs {epochs} "
+        f"--save-every-epochs {save_every}, or --max-steps {goal}.",
         *_coverage(songs, minutes, settings, steps, windows),
         *_warnings(songs, minutes, windows, in_a_step, settings),
     ]
@@ -123,7 +124,8 @@ def _warnings(songs: int, minutes: float, windows: int, in_a_step: int, settings
     lines = []
     if in_a_step > windows:
         lines.append(
-            f"{songs} songs do not fill a step of {in_a_step} windows: every step takes all songs. "
+            f"{counted(songs, 'songs')} {'does' if songs == 1 else 'do'} not fill a step of {in_a_step} windows: "
+            "every step takes all songs. "
             f"A gradient accumulation of {max(1, windows // settings.batch_size)} or less makes steps that differ."
         )
     if minutes and minutes * 60 / songs < 30:

@@ -10,10 +10,12 @@ import importlib.util
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING
 
 import torch
 
+from acestep.core.device import lacks_memory
 from acestep.core.jobs import Job
 from acestep.settings import HardwareSettings
 
@@ -75,9 +77,11 @@ def compiler_settings(blocks: int) -> Iterator[None]:
 
 
 def _compile(session: Session, job: Job, dynamic: bool | None = None) -> bool:
-    """Compile every block, try them, and take it back where they are wrong or can't be compiled."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-    from torch._inductor.exc import InductorError
+    """Compile every block, try them, and take it back where they are wrong or can't be compiled.
+
+    Compilers fail with errors of many kinds, those of a missing C compiler among them; the plain pass has just worked.
+    """
+    from torch._dynamo.exc import FailOnRecompileLimitHit
 
     blocks = session.model.transformer.layers
     plain = _trial_gradient(session)
@@ -88,7 +92,9 @@ def _compile(session: Session, job: Job, dynamic: bool | None = None) -> bool:
         error = float((_trial_gradient(session) - plain).norm() / plain.norm().clamp(min=1e-12))
         limit = LARGEST_GRADIENT_ERROR["fp32" if session.model.transformer.dtype == torch.float32 else "mixed"]
         reason = "" if error <= limit else f"its gradients differ by {100 * error:.1f} %"
-    except (TorchDynamoException, InductorError, FailOnRecompileLimitHit) as failure:
+    except (FailOnRecompileLimitHit, RuntimeError, OSError, SubprocessError) as failure:
+        if isinstance(failure, RuntimeError) and lacks_memory(failure):
+            raise
         reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
     if not reason:
         job.say(f"compiled {len(blocks)} blocks in {time.perf_counter() - began:.0f} s")

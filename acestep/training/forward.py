@@ -12,6 +12,7 @@ from diffusers.models.transformers.ace_step_transformer import AceStepTransforme
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from acestep.model.attention import attention_kernels
 from acestep.model.condition import context_latents
 from acestep.training.data import Batch
 from acestep.training.objective import drop_conditions, flow_target, item_losses
@@ -52,7 +53,7 @@ class FlowModel:
         self.device = device
         self.null_condition = null_condition.to(device)
         self._silence = silence_latent
-        self._mask = ConditionMask(transformer)
+        self.mask = ConditionMask(transformer)
         self._context: dict[int, Tensor] = {}
 
     def context(self, frames: int) -> Tensor:
@@ -63,20 +64,24 @@ class FlowModel:
 
     def round_conditions_up(self, multiple: int) -> None:
         """Pad conditions to lengths that this divides; the mask keeps all numbers what they are."""
-        self._mask.multiple = multiple
+        self.mask.multiple = multiple
 
     def unmasked(self) -> AbstractContextManager[None]:
         """Leaves the mask of the last training batch out of the transformer's calls inside the block."""
-        return self._mask.lifted()
+        return self.mask.lifted()
 
     def item_losses(self, batch: Batch, condition_dropout: float) -> Tensor:
         """Flow-matching loss of each item, (B,) fp32. Items with `uniform` below the rate lose their condition."""
+        condition = self.mask.pad([self._move(item) for item in batch.conditions], self.null_condition.dtype)
+        return self.losses_under(condition, batch, condition_dropout)
+
+    def losses_under(self, condition: Tensor, batch: Batch, condition_dropout: float) -> Tensor:
+        """The same under conditions (B, L, E) that are padded, and covered by `mask`, already."""
         latents, noise = self._move(batch.latents), self._move(batch.noise)
         t, uniform = self._move(batch.t), self._move(batch.uniform)
-        condition = self._mask.pad([self._move(item) for item in batch.conditions], self.null_condition.dtype)
         condition = drop_conditions(condition, self.null_condition, uniform, condition_dropout)
         noisy, velocity = flow_target(latents, noise, t)
-        with self.autocast():
+        with self.autocast(), attention_kernels(self.device):
             (prediction,) = self.transformer(
                 hidden_states=noisy,
                 timestep=t,

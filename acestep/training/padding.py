@@ -32,16 +32,24 @@ class ConditionMask:
         The mask stays in force until the next call, so that recomputed layers see it in the backward pass.
         """
         lengths = [condition.shape[0] for condition in conditions]
-        whole = -(-max(lengths) // self.multiple) * self.multiple
+        whole = self.whole_length(max(lengths))
         self.bias = None
         if min(lengths) == whole:
             return torch.stack(conditions).to(dtype)
         padded = torch.nn.utils.rnn.pad_sequence(conditions, batch_first=True).to(dtype)
         padded = torch.nn.functional.pad(padded, (0, 0, 0, whole - padded.shape[1]))
-        places = torch.arange(whole, device=padded.device)
-        real = places[None] < torch.tensor(lengths, device=padded.device)[:, None]  # (B, L)
-        self.bias = real[:, None, None, :]  # (B, 1, 1, L)
+        self.cover(torch.tensor(lengths, device=padded.device), whole)
         return padded
+
+    def whole_length(self, longest: int) -> int:
+        """The length to which conditions are padded of which the longest has this one."""
+        return -(-longest // self.multiple) * self.multiple
+
+    def cover(self, lengths: Tensor, whole: int) -> None:
+        """Mask what lies behind the lengths (B,) of conditions that are padded to `whole` already."""
+        places = torch.arange(whole, device=lengths.device)
+        real = places[None] < lengths[:, None]  # (B, L)
+        self.bias = real[:, None, None, :]  # (B, 1, 1, L)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:

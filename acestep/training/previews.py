@@ -135,9 +135,7 @@ class Previews:
         from acestep.model.loading import load_vae
         from acestep.model.vae import decode_latents
 
-        # fp16 cannot hold the VAE's activations
-        dtype = torch.float32 if self._choice.dtype == torch.float16 else self._choice.dtype
-        vae = load_vae(self._checkpoint, dtype, self._choice.torch_device)
+        vae = load_vae(self._checkpoint, self._choice.dtype, self._choice.torch_device)
         rate = int(vae.config.sampling_rate)
         for piece, latents in played:
             samples = decode_latents(vae, latents)

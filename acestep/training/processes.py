@@ -24,6 +24,9 @@ from acestep.core.together import end_with_parent
 from acestep.settings import HardwareSettings
 
 T = TypeVar("T")
+FP16_LOSS_SCALE = 1024.0
+"""Gradients in fp16 vanish below 6e-8; the loss is made so much larger, to begin with, and the gradients smaller again.
+From torch's own 65536 the first steps of a run would overflow and be left out."""
 LONGEST_WAIT = timedelta(hours=2)
 """Processes wait for the first one while it validates, saves and plays previews."""
 
@@ -110,6 +113,8 @@ def start_processes(settings: HardwareSettings, choice: DeviceChoice) -> Process
         fabric = _many(settings, choice, precision)
     fabric.launch()
     processes = Processes(fabric)
+    if processes.scaler is not None:
+        processes.scaler.load_state_dict({**processes.scaler.state_dict(), "scale": FP16_LOSS_SCALE})
     if not processes.is_main:
         end_with_parent()
     return processes

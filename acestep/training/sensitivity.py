@@ -32,9 +32,8 @@ from acestep.settings import AdapterSettings, TrainSettings
 from acestep.training.data import Batch, Flow, Sample, TrainingData, derived_generator, draw_batch
 from acestep.training.forward import FlowModel
 from acestep.training.objective import weighted
+from acestep.training.processes import FP16_LOSS_SCALE
 
-FP16_LOSS_SCALE = 1024.0
-"""Gradients in fp16 vanish below 6e-8; the loss is made so much larger and the gradients smaller again."""
 HIGHEST_RANK = 512
 
 

@@ -166,10 +166,12 @@ class App:
         from acestep.dataset.store import load_dataset, save_dataset
 
         desk = self.labels
-        since, held = desk.revision, desk.history.dataset
-        found = load_dataset(held.root, held.settings, job, edits=desk.file)
+        since, held, settings = desk.revision, desk.history.dataset, desk.history.dataset.settings
+        found = load_dataset(held.root, None if desk.file else settings, job, edits=desk.file)
         with desk.lock:
-            file, found.settings = desk.file, held.settings  # both may have been changed meanwhile
+            file = desk.file  # it and the settings may have been changed meanwhile
+            if file is None or held.settings != settings:
+                found.settings = held.settings
             desk.carry_over(found, since)
             if file is not None:
                 save_dataset(found, file)
@@ -195,6 +197,7 @@ class App:
         A folder without such a file gets one, and all edits are kept in it from then on.
         """
         from acestep.dataset.editing import set_dataset
+        from acestep.dataset.saved import DATASET_FILE
 
         desk = self.labels
         with desk.lock:
@@ -202,7 +205,7 @@ class App:
             if not draft.changes:
                 return None
             if desk.file is None:
-                self.choose(songs=str(desk.keep_in(desk.history.dataset.root / "dataset.json")))
+                self.choose(songs=str(desk.keep_in(desk.history.dataset.root / DATASET_FILE)))
             desk.apply(draft)
             return desk.file
 

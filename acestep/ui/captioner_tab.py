@@ -10,6 +10,7 @@ import gradio as gr
 
 from acestep.captioning.outlook import spoken
 from acestep.captioning.registry import BACKENDS, backend
+from acestep.core.words import counted
 from acestep.dataset.editing import set_labels
 from acestep.ui.app import App
 from acestep.ui.dataset_bulk import build_bulk
@@ -83,7 +84,7 @@ def write_tag(app: App, tag: str) -> dict[str, Any]:
     with app.labels.lock:
         edit = app.labels.apply(set_labels(app.labels.history.dataset.songs, custom_tag=tag))
     count = len(edit.draft.songs)
-    text = f"Written into {count} songs. Undo takes it back." if count else "All songs have it already."
+    text = f"Written into {counted(count, 'songs')}. Undo takes it back." if count else "All songs have it already."
     return {"tag_said": f'<p role="status">{text}</p>'}
 
 

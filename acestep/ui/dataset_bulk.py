@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from acestep.core.errors import UserError
+from acestep.core.words import counted
 from acestep.dataset.editing import (
     TEXT_FIELDS,
     Draft,
@@ -164,7 +165,7 @@ def changes_html(draft: Draft, what: str) -> str:
     rest = f"<p>and {len(changes) - CHANGES_SHOWN} more.</p>" if len(changes) > CHANGES_SHOWN else ""
     warnings = "".join(f"<li>{escape(warning)}</li>" for warning in draft.warnings[:CHANGES_SHOWN])
     return (
-        f'<p role="status"><b>{len(changes)} labels of {songs} songs {escape(what)}</b></p>'
+        f'<p role="status"><b>{counted(len(changes), "labels")} of {counted(songs, "songs")} {escape(what)}</b></p>'
         + (f'<ul class="problems">{warnings}</ul>' if warnings else "")
         + '<div class="wide"><table class="changes"><thead><tr><th>Song</th><th>Label</th><th>Before</th><th>After</th>'
         f"</tr></thead><tbody>{rows}</tbody></table></div>{rest}"

@@ -18,6 +18,7 @@ from acestep.captioning.registry import BACKENDS, backend
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import value_hash
+from acestep.core.words import counted
 from acestep.dataset.song import Song
 from acestep.settings import CaptionSettings
 from acestep.ui.app import App
@@ -25,7 +26,7 @@ from acestep.ui.controls import Controls, by_group, title_of
 from acestep.ui.dataset_bulk import SONGS as CHOICES
 from acestep.ui.dataset_bulk import chosen_songs
 from acestep.ui.dataset_table import VIEW
-from acestep.ui.page import Page
+from acestep.ui.page import Page, drawn, meant
 from acestep.ui.wiring import Wires
 
 SONGS = [(CHOICES[name], name) for name in ("all", "unlabelled", "shown", "one")]
@@ -79,7 +80,15 @@ def build_labelling(page: Page, wires: Wires) -> Callable[[], None]:
 def _wire(page: Page, wires: Wires, controls: Controls, keys: list[str], buttons: dict[str, gr.Button]) -> None:
     app, parts = page.app, wires.parts
     settings = [*ROLES, *controls.knobs]
-    inputs = [*settings, *keys, "label_songs", "song", *VIEW]
+    # once a page, and never while somebody types: what was chosen before stands in the form
+    page.watch_form(
+        wires,
+        "label_form",
+        lambda: "opened",
+        lambda: show_settings(app, controls, keys),
+        [*settings, "label_about", *keys],
+    )
+    inputs = [*settings, *keys, "label_songs", "song", *VIEW, drawn("label_form")]
     outputs = ["label_plan", "label_confirm", "label_asked"]
     options: dict[str, Any] = {"show_progress": "minimal"}
     wires.on(buttons["look"].click, "label_plan", lambda **s: show_plan(app, controls, s), inputs, outputs, **options)
@@ -96,14 +105,6 @@ def _wire(page: Page, wires: Wires, controls: Controls, keys: list[str], buttons
         settings,
         ["label_about", *keys, *outputs],
         trigger_mode="always_last",
-    )
-    # once a page, and never while somebody types: what was chosen before stands in the form
-    page.watch(
-        wires,
-        "label_form",
-        lambda: "opened",
-        lambda: show_settings(app, controls, keys),
-        [*settings, "label_about", *keys],
     )
     page.watch(wires, "label_done", partial(label_sign, app), partial(show_report, app), ["label_report"])
 
@@ -179,9 +180,14 @@ def settings_changed(app: App, controls: Controls, keys: list[str], shown: dict[
 
 
 def show_settings(app: App, controls: Controls, keys: list[str]) -> dict[str, Any]:
+    """What was chosen before, what it needs, and the fields of the keys."""
+    return {**remembered_form(app, controls), **_about(app.workspace.caption, keys)}
+
+
+def remembered_form(app: App, controls: Controls) -> dict[str, Any]:
     settings = app.workspace.caption
     who = {name: getattr(settings, name) if getattr(settings, name) in BACKENDS else "" for name in ROLES}
-    return {**controls.updates(settings.model_dump()), **who, **_about(settings, keys)}
+    return {**controls.updates(settings.model_dump()), **who}
 
 
 def _about(settings: CaptionSettings, keys: list[str]) -> dict[str, Any]:
@@ -207,7 +213,7 @@ def backend_words(facts: BackendFacts) -> str:
 
 def prepare(app: App, controls: Controls, shown: dict[str, Any]) -> tuple[CaptionSettings, list[Song], dict[str, str]]:
     """Settings, songs and keys that stand on the page, checked; the settings are remembered, the keys are not."""
-    settings = read_settings(controls, shown)
+    settings = read_settings(controls, meant("label_form", shown, lambda: remembered_form(app, controls)))
     if not chosen_backends(settings) and settings.instrumental != "yes":
         raise UserError("Nobody is chosen to label the songs.", fix="Choose at least one backend.")
     songs = chosen_songs(app, shown["label_songs"], shown["song"], {name: shown[name] for name in VIEW})
@@ -295,7 +301,7 @@ def start_labelling(app: App, controls: Controls, shown: dict[str, Any]) -> dict
                 if app.dataset is dataset and app.labels.file is not None:
                     save_dataset(dataset, app.labels.file)
 
-    title = f"Labelling {len(songs)} {'song' if len(songs) == 1 else 'songs'}"
+    title = f"Labelling {counted(len(songs), 'songs')}"
     only_asks = bool(steps) and all(step.backend.facts.network for step in steps)
     work = app.start_work("label", title, label, dataset.root, light=only_asks)
     work.result = report  # pages look at it while it grows
@@ -321,8 +327,8 @@ def report_html(report: LabelReport, state: str) -> str:
     """The report of a run, complete or under way."""
     labelled = len({told.song for told in report.told})
     failed = {problem.subject for problem in report.problems if problem.severity == "error"}
-    words = [f"{len(report.told)} labels written for {labelled} of {report.songs} songs"]
-    words += [f"{len(failed)} songs failed"] if failed else []
+    words = [f"{counted(len(report.told), 'labels')} written for {labelled} of {counted(report.songs, 'songs')}"]
+    words += [f"{counted(len(failed), 'songs')} failed"] if failed else []
     words += [money(report.usage["cost_usd"])] if report.usage.get("cost_usd") else []
     ends = {"stopped": " Stopped: label the songs again to go on with the rest.", "running": " Under way…"}
     items = [f"<li>{escape(str(problem))}</li>" for problem in report.problems[:PROBLEMS_SHOWN]]

@@ -11,6 +11,7 @@ import gradio as gr
 
 from acestep.core.jobs import Job
 from acestep.core.paths import safe_name
+from acestep.core.words import counted
 from acestep.ui.app import App
 from acestep.ui.dataset_source import open_place
 from acestep.ui.folders import folder_field
@@ -79,7 +80,7 @@ def show_split(app: App) -> dict[str, Any]:
         return {"split_open": gr.update(visible=False), "split_report": SPLITTING if work.running else ""}
     result = work.result
     items = "".join(f"<li>{escape(str(problem))}</li>" for problem in result.problems)
-    text = f"<p>{len(result.pieces)} pieces in {escape(str(result.folder))}.</p>"
+    text = f"<p>{counted(len(result.pieces), 'pieces')} in {escape(str(result.folder))}.</p>"
     return {
         "split_open": gr.update(visible=bool(result.pieces)),
         "split_report": text + (f'<ul class="problems">{items}</ul>' if items else ""),

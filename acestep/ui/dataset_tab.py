@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from acestep.core.words import counted
 from acestep.dataset.dataset import problems_now, summary
 from acestep.ui.app import App
 from acestep.ui.dataset_bulk import build_bulk, build_settings
@@ -72,7 +73,7 @@ def facts_html(app: App, nothing_yet: str = NOTHING_YET) -> str:
         numbers, problems = summary(app.dataset), problems_now(app.dataset)
     words = [
         f"<b>{escape(numbers.name)}</b>",
-        f"{numbers.songs} songs",
+        counted(numbers.songs, "songs"),
         f"{length_words(numbers.duration_s)} of music",
         f"{numbers.labeled} labelled",
         f"{numbers.with_lyrics} with lyrics",
@@ -83,8 +84,8 @@ def facts_html(app: App, nothing_yet: str = NOTHING_YET) -> str:
     items = "".join(f"<li>{escape(str(problem))}</li>" for problem in problems[:PROBLEMS_SHOWN])
     rest = f"<li>and {len(problems) - PROBLEMS_SHOWN} more</li>" if len(problems) > PROBLEMS_SHOWN else ""
     errors = sum(problem.severity == "error" for problem in problems)
-    title = f"{len(problems)} {'thing' if len(problems) == 1 else 'things'} to look at" + (
-        f", {errors} files left out" if errors else ""
+    title = f"{counted(len(problems), 'things')} to look at" + (
+        f", {counted(errors, 'files')} left out" if errors else ""
     )
     return (
         f'<p class="facts-line" role="status">{" · ".join(words)}</p>'

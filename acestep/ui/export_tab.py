@@ -18,7 +18,7 @@ from acestep.ui.app import App
 from acestep.ui.controls import Controls
 from acestep.ui.export_views import card_markdown, export_html, findings_html, merge_html, publish_html
 from acestep.ui.machine import size_words
-from acestep.ui.page import Page
+from acestep.ui.page import Page, drawn, meant
 from acestep.ui.wiring import Wires
 
 BELOW = "A name below lora_output/exports, or a path; empty takes the proposal."
@@ -60,7 +60,8 @@ def _build_format(page: Page, wires: Wires) -> None:
             replace = gr.Button("Replace it", variant="stop", scale=0, min_width=130)
             keep = gr.Button("Keep it", scale=0, min_width=130)
     wires.add(target=target, confirm=confirm, question=question, doomed=gr.State(""))
-    settings = ["target", "doomed", *controls.knobs]
+    page.watch_form(wires, "form", lambda: app.filled["export"], lambda: show_form(app, controls), controls.knobs)
+    settings = ["target", "doomed", *controls.knobs, drawn("form")]
     answer = ["confirm", "question", "doomed"]
     wires.on(write.click, "write", lambda **s: start_export(app, controls, {**s, "doomed": ""}), settings, answer)
     wires.on(replace.click, "replace", lambda **shown: start_export(app, controls, shown), settings, answer)
@@ -76,13 +77,6 @@ def _build_format(page: Page, wires: Wires) -> None:
         ["target", "merge_target"],
     )
     wires.on(controls.components["to"].input, "to", lambda to: choose_format(app, to), ["to"])  # type: ignore[attr-defined]
-    page.watch(
-        wires,
-        "form",
-        lambda: app.filled["export"],
-        lambda: controls.updates(app.workspace.export.model_dump()),
-        controls.knobs,
-    )
     _result(page, wires, "export", lambda result: export_html(app, *result))
 
 
@@ -215,11 +209,17 @@ def choose_format(app: App, to: str) -> dict[str, Any]:
     return {}
 
 
+def show_form(app: App, controls: Controls) -> dict[str, Any]:
+    """The settings as they were used last."""
+    return controls.updates(app.workspace.export.model_dump())
+
+
 def start_export(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, Any]:
     """Write the chosen adapter in the background; asks first where something is there already.
 
     `doomed` is the path that the user was asked about and gives up.
     """
+    shown = meant("form", shown, lambda: show_form(app, controls))
     settings = ExportSettings.parse(controls.values(shown), "Export")
     app.choose(export=settings)
     adapter = adapter_info(app)

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from acestep.core.words import counted
 from acestep.ui.app import App
 from acestep.ui.downloads import download_link
 from acestep.ui.machine import size_words
@@ -31,7 +32,9 @@ _HEADER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 def export_html(app: App, report: ExportReport, card: Path | None) -> str:
     """What was written, where, and a link to take it along."""
-    facts = f"{report.modules} modules, {report.tensors} tensors, {size_words(report.size_bytes)}."
+    facts = (
+        f"{counted(report.modules, 'modules')}, {counted(report.tensors, 'tensors')}, {size_words(report.size_bytes)}."
+    )
     same = "" if report.new else " It was there already and is the same; nothing was written."
     notes = "".join(f"<p>{escape(_without_options(note))}</p>" for note in report.notes)
     links = "".join(download_link(app, path) for path in (report.path, card) if path and path.exists())
@@ -41,7 +44,8 @@ def export_html(app: App, report: ExportReport, card: Path | None) -> str:
 def merge_html(result: tuple[MergeReport, tuple[str, ...]]) -> str:
     """The merged model in words."""
     report, warnings = result
-    size = f"{report.modules} weights changed, {report.files} file(s), {size_words(report.size_bytes)}."
+    changed, files = counted(report.modules, "weights"), counted(report.files, "files")
+    size = f"{changed} changed, {files}, {size_words(report.size_bytes)}."
     notes = "".join(f"<p>{escape(note)}</p>" for note in (*warnings, *report.notes))
     return f'<div role="status"><p><b>{escape(str(report.path))}</b>: {size}</p>{notes}</div>'
 

@@ -118,10 +118,10 @@ def other_work_html(title: str) -> str:
 
 def stage_words(stage: Stage, now: float) -> str:
     """How far a stage is, such as "train: 120 of 500 steps, epoch 3, loss 0.8, 2 min left"."""
-    counted = f"{stage.done} of {stage.total} {stage.unit}"
+    progress = stage.progress
     if stage.unit == "bytes":
-        counted = f"{stage.done / 1e9:.2f} of {stage.total / 1e9:.2f} GB"
-    parts = [f"{stage.name}: {counted}".strip()]
+        progress = f"{stage.done / 1e9:.2f} of {stage.total / 1e9:.2f} GB"
+    parts = [f"{stage.name}: {progress}"]
     parts += [stage.note] if stage.note else []
     remaining = stage.remaining_s(now)
     parts += [f"{duration_words(remaining)} left"] if remaining is not None and stage.ended is None else []

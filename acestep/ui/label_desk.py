@@ -15,7 +15,7 @@ from typing import Any
 from acestep.core.errors import UserError
 from acestep.dataset.dataset import Dataset
 from acestep.dataset.editing import Draft, Edit, History, set_labels
-from acestep.dataset.song import DEFAULT, NOT_SAID, Song
+from acestep.dataset.song import NOT_SAID, Song
 from acestep.dataset.store import save_dataset
 
 PAGES_KNOWN = 100
@@ -71,9 +71,7 @@ class LabelDesk:
                 for name in NOT_SAID:
                     if song is None or self._touched.get((song.id, name), (0, ""))[0] <= since:
                         continue
-                    song.set_from(edited.sources.get(name, DEFAULT), name, getattr(edited, name))
-                    if name == "lyrics":
-                        song.timed_lyrics = edited.timed_lyrics
+                    song.take(edited, name)
 
     def song(self, song_id: str) -> Song:
         """The song of an id. Raises UserError when the dataset has it no more."""

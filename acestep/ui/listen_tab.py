@@ -18,7 +18,7 @@ from acestep.ui.adapter_field import adapter_field, adapter_info, chosen_adapter
 from acestep.ui.app import App
 from acestep.ui.controls import Controls
 from acestep.ui.listen_history import Piece, history_html, history_sign, new_play
-from acestep.ui.page import Page
+from acestep.ui.page import Page, drawn, meant
 from acestep.ui.wiring import Wires
 
 if TYPE_CHECKING:
@@ -54,15 +54,16 @@ def build_listen(page: Page) -> None:
         wires.add(played=gr.HTML(elem_id="listen-played", padding=False))
 
         settings = [*prompt.knobs, *sweep.knobs]
-        wires.on(play.click, "play", lambda **shown: start_playing(app, prompt, sweep, shown), settings)
-        _remember_typing(app, wires, prompt, sweep)
-        page.watch(
+        page.watch_form(
             wires,
             "form",
             lambda: (app.filled["generate"], app.filled["sweep"]),
             lambda: show_form(app, prompt, sweep),
             settings,
         )
+        inputs = [*settings, drawn("form")]
+        wires.on(play.click, "play", lambda **shown: start_playing(app, prompt, sweep, shown), inputs)
+        _remember_typing(app, wires, prompt, sweep)
         page.watch(wires, "played", lambda: history_sign(app), lambda: {"played": history_html(app)}, ["played"])
 
 
@@ -92,7 +93,7 @@ def _remember_typing(app: App, wires: Wires, prompt: Controls, sweep: Controls) 
     """Keep what stands in the fields whenever one is left, so that a reload shows it again."""
     page_fields = {**prompt.components, **sweep.components}
     events = [getattr(part, "blur", None) or part.input for part in page_fields.values()]  # type: ignore[attr-defined]
-    names = list(page_fields)
+    names = [*page_fields, drawn("form")]
     wires.on(events, "remember", lambda **shown: remember(app, prompt, sweep, shown), names)
 
 
@@ -146,6 +147,7 @@ def insert_trigger(app: App, caption: str) -> dict[str, Any]:
 
 def remember(app: App, prompt: Controls, sweep: Controls, shown: dict[str, Any]) -> dict[str, Any]:
     """Check what stands in the fields and keep it."""
+    shown = meant("form", shown, lambda: show_form(app, prompt, sweep))
     app.choose(
         generate=GenerateSettings.parse(prompt.values(shown), "Listen"),
         sweep=SweepSettings.parse(sweep.values(shown), "Listen"),

@@ -103,6 +103,13 @@ class Page:
         wires.handlers[name] = show
         self.watchers.append(Watcher(wires, name, sign, show, tuple(outputs), tuple(inputs)))
 
+    def watch_form(
+        self, wires: Wires, name: str, sign: Callable[[], Hashable], show: Handler, outputs: Iterable[str]
+    ) -> None:
+        """Redraw a form that the app remembers. Handlers that get `drawn(name)` can tell by `meant` what it says."""
+        wires.add(**{drawn(name): gr.State(False)})
+        self.watch(wires, name, sign, lambda: {**(show() or {}), drawn(name): True}, [*outputs, drawn(name)])
+
     def follow_text(self, wires: Wires, name: str, part: str, wanted: Callable[[], str]) -> None:
         """Let the text field `part` show what `wanted` says, but leave it to whoever has typed into it."""
         if drawn(part) not in wires.parts:
@@ -116,41 +123,67 @@ class Page:
         return self.tabs[tab].handlers[name]
 
     def start_clock(self, blocks: gr.Blocks) -> None:
-        """Look once a second, and at once when the page is opened or another tab is chosen."""
-        seen, selected = gr.State({}), gr.State(next(iter(self._blocks)))
-        problems = [wires.problem for wires in self.tabs.values()]
-        shown = [watcher.wires.parts[part] for watcher in self.watchers for part in watcher.outputs]
-        asked = list(dict.fromkeys(watcher.wires.parts[part] for watcher in self.watchers for part in watcher.inputs))
-        options: dict[str, Any] = {
-            "inputs": [selected, seen, *asked],
+        """Look once a second, and at once when the page is opened or another tab is chosen.
+
+        Every tab has a clock of its own, which goes while the tab is seen: a browser works on every output of a look,
+        changed or not, and with those of all tabs in one look that was half a core for an idle page.
+        """
+        seen, first = gr.State({}), next(iter(self._blocks))
+        clocks = {name: gr.Timer(LOOK_EVERY_S, active=name == first) for name in self._blocks}
+        for name, block in self._blocks.items():
+            look, options = self._look(name, seen)
+            clocks[name].tick(look, trigger_mode="once", **options)
+            if name == first:
+                blocks.load(look, **options)
+            block.select(
+                lambda name=name: {clock: gr.Timer(active=tab == name) for tab, clock in clocks.items()},
+                outputs=[*clocks.values()],
+                api_visibility="private",
+                show_progress="hidden",
+            ).then(look, **options)
+
+    def _look(self, tab: str, seen: gr.State) -> tuple[Callable[..., dict[Any, Any]], dict[str, Any]]:
+        """What draws the frame and a tab anew where they have changed, and what it needs on the page."""
+        watchers = [watcher for watcher in self.watchers if watcher.wires.tab in (FRAME, tab)]
+        problems = [watcher.wires.problem for watcher in watchers]
+        shown = [watcher.wires.parts[part] for watcher in watchers for part in watcher.outputs]
+        asked = list(dict.fromkeys(watcher.wires.parts[part] for watcher in watchers for part in watcher.inputs))
+
+        def look(signs: dict[str, Hashable], *values: Any) -> dict[Any, Any]:
+            holds = dict(zip(asked, values, strict=True))
+            now = dict(signs)
+            updates: dict[Any, Any] = {}
+            for watcher in watchers:
+                key = f"{watcher.wires.tab}.{watcher.name}"
+                shown = {part: holds[watcher.wires.parts[part]] for part in watcher.inputs}
+                now[key], changed = watcher.look(now.get(key), shown)
+                updates |= changed
+            return {seen: now if now != signs else gr.skip(), **updates}
+
+        look.__name__ = f"look_{tab}"
+        return look, {
+            "inputs": [seen, *asked],
             "outputs": list(dict.fromkeys([seen, *problems, *shown])),
             "show_progress": "hidden",
             "api_visibility": "private",
         }
 
-        def look(tab: str, signs: dict[str, Hashable], *values: Any) -> dict[Any, Any]:
-            holds = dict(zip(asked, values, strict=True))
-            now = dict(signs)
-            updates: dict[Any, Any] = {}
-            for watcher in self.watchers:
-                if watcher.wires.tab in (FRAME, tab):
-                    key = f"{watcher.wires.tab}.{watcher.name}"
-                    shown = {part: holds[watcher.wires.parts[part]] for part in watcher.inputs}
-                    now[key], changed = watcher.look(now.get(key), shown)
-                    updates |= changed
-            return {seen: now if now != signs else gr.skip(), **updates}
-
-        gr.Timer(LOOK_EVERY_S).tick(look, trigger_mode="once", **options)
-        blocks.load(look, **options)
-        for name, block in self._blocks.items():
-            block.select(
-                lambda name=name: name, outputs=selected, api_visibility="private", show_progress="hidden"
-            ).then(look, **options)
-
 
 def drawn(part: str) -> str:
-    """The part that holds, for each page, the text that the field `part` was given last or that was taken from it."""
+    """The part that holds, for each page, the text that the field `part` was given last or that was taken from it.
+
+    For a form: whether it has been drawn on that page.
+    """
     return f"{part}_drawn"
+
+
+def meant(form: str, shown: Mapping[str, Any], remembered: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """What a page holds, with the `remembered` values where its form has not been drawn yet.
+
+    A form is drawn when its tab is opened. Until then its fields hold what they held when the app began, and a click
+    means the form as it is to be shown.
+    """
+    return {**shown} if shown.get(drawn(form), True) else {**shown, **remembered()}
 
 
 def add_drawn(wires: Wires, part: str) -> None:

@@ -12,11 +12,12 @@ import gradio as gr
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import safe_name
+from acestep.core.words import counted
 from acestep.settings import PreprocessSettings
 from acestep.ui.app import App
 from acestep.ui.controls import Controls, by_group
 from acestep.ui.folders import folder_field
-from acestep.ui.page import Page
+from acestep.ui.page import Page, drawn, meant
 
 ENCODING = "Encoding; the line above the tabs shows how far it is. You may close this page."
 
@@ -43,18 +44,17 @@ def build_preprocess(page: Page) -> None:
         wires.add(start=start, plan=plan, report=report)
 
         settings = list(controls.knobs)
-        wires.on(look.click, "plan", lambda **shown: show_plan(app, controls, shown), ["tensors", *settings], ["plan"])
-        wires.on(
-            start.click, "start", lambda **shown: start_encoding(app, controls, shown), ["tensors", *settings], ["plan"]
-        )
-        page.follow_text(wires, "folder", "tensors", lambda: tensor_folder(app))
-        page.watch(
+        page.watch_form(
             wires,
             "form",
             lambda: app.filled["preprocess"],
             lambda: controls.updates(app.workspace.preprocess.model_dump()),
             settings,
         )
+        inputs = ["tensors", *settings, drawn("form")]
+        wires.on(look.click, "plan", lambda **shown: show_plan(app, controls, shown), inputs, ["plan"])
+        wires.on(start.click, "start", lambda **shown: start_encoding(app, controls, shown), inputs, ["plan"])
+        page.follow_text(wires, "folder", "tensors", lambda: tensor_folder(app))
         page.watch(wires, "report", lambda: report_sign(app), lambda: show_report(app), ["report", "plan"])
 
 
@@ -64,8 +64,13 @@ def tensor_folder(app: App) -> str:
     return app.workspace.tensors or str(app.datasets / name)
 
 
+def remembered_form(app: App, controls: Controls) -> dict[str, Any]:
+    return {**controls.updates(app.workspace.preprocess.model_dump()), "tensors": tensor_folder(app)}
+
+
 def prepare(app: App, controls: Controls, shown: dict[str, Any]) -> tuple[PreprocessSettings, Path]:
     """The settings on the page and the folder, checked and remembered."""
+    shown = meant("form", shown, lambda: remembered_form(app, controls))
     settings = PreprocessSettings.parse(controls.values(shown), "Preprocess")
     folder = app.roots.resolve(shown["tensors"], "Tensor folder")
     if app.dataset is None:
@@ -86,7 +91,9 @@ def show_plan(app: App, controls: Controls, shown: dict[str, Any]) -> dict[str, 
     plan = plan_preprocessing(app.dataset, resolve_checkpoint(app.workspace.model), folder, settings)
     todo = plan.to_encode
     seconds = sum(planned.song.duration_s for planned in todo)
-    text = f"{len(plan.songs) - len(todo)} songs are encoded already, {len(todo)} are to do ({seconds / 60:.1f} min)."
+    text = (
+        f"{counted(len(plan.songs) - len(todo), 'songs')} encoded already, {len(todo)} to do ({seconds / 60:.1f} min)."
+    )
     return {"plan": text}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acestep.core.errors import UserError
+from acestep.core.words import counted
 from acestep.ui.app import App
 
 
@@ -33,14 +34,18 @@ def stations(app: App) -> list[Station]:
             Path(chosen.model).name if chosen.model else "none chosen",
             "choose a model in Service, or take the small one of the demo.",
         ),
-        Station("Songs", bool(songs), f"{len(songs)} songs" if songs else "none yet", "choose a folder in Dataset."),
+        Station(
+            "Songs", bool(songs), counted(len(songs), "songs") if songs else "none yet", "choose a folder in Dataset."
+        ),
         Station(
             "Labels",
             bool(labelled),
             f"{labelled} of {len(songs)} labelled" if songs else "",
             "give the songs captions in Dataset.",
         ),
-        Station("Tensors", bool(tensors), f"{tensors} songs" if tensors else "", "encode the songs in Preprocess."),
+        Station(
+            "Tensors", bool(tensors), counted(tensors, "songs") if tensors else "", "encode the songs in Preprocess."
+        ),
         Station("Training", bool(trained), trained, "start a run in Train."),
         Station("Adapter", adapter, "ready" if adapter else "", "let the run end, or stop it: both leave an adapter."),
     ]

@@ -14,6 +14,7 @@ import gradio as gr
 from acestep.core.errors import UserError
 from acestep.core.gpu import read_gpu
 from acestep.core.paths import safe_name
+from acestep.core.words import counted
 from acestep.settings import Settings, TrainSettings, fields_of
 from acestep.settings.advice import advise
 from acestep.settings.command_line import command_text, options_of
@@ -117,7 +118,12 @@ def tensor_facts(folder: str | Path) -> str:
     store = TensorStore.open(folder)
     minutes = sum(song.duration_s for song in store.songs) / 60
     trigger = f"trigger word {store.info.trigger_word}" if store.info.trigger_word else "no trigger word"
-    facts = (f"{len(store.songs)} songs", f"{minutes:.1f} min", trigger, f"made with {store.info.checkpoint_name}")
+    facts = (
+        counted(len(store.songs), "songs"),
+        f"{minutes:.1f} min",
+        trigger,
+        f"made with {store.info.checkpoint_name}",
+    )
     return f'<p class="quiet">{escape(" · ".join(facts))}</p>'
 
 
@@ -280,12 +286,13 @@ def show_plan(form: Form, settings: TrainSettings) -> Updates:
 
 def plan_html(form: Form, settings: TrainSettings, expected: Outlook) -> str:
     """A table of what the run will be and cost."""
-    held_out = {"songs": "songs", "windows": "ends of songs", "none": ""}[expected.held_out_kind]
+    held = counted(expected.held_out, "songs")
+    held_out = {"songs": f", {held} held out", "windows": f", the ends of {held} held out", "none": ""}
     rows = {
         "Steps": f"{expected.steps}, {expected.steps_per_epoch} an epoch",
         "Epochs": f"{expected.epochs:,.1f}".removesuffix(".0"),
-        "Songs": f"{expected.songs}" + (f", {expected.held_out} {held_out} held out" if held_out else ""),
-        "Checkpoints": f"{expected.checkpoints} stay in the run folder",
+        "Songs": f"{expected.songs}{held_out[expected.held_out_kind]}",
+        "Checkpoints": f"{expected.checkpoints} kept in the run folder",
     }
     rows |= _cost_rows(form, settings, expected)
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows.items())

@@ -80,6 +80,30 @@ def test_wrong_values_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_p
     assert 'Did you mean "recommended"?' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trian"], 'Did you mean "train"?'),
+        (["dataset"], "Folder of songs"),
+        (["dataset", "songs", "--prewiev"], "Unrecognized options: --prewiev."),
+        (["train", "--rank", "many"], "--rank"),
+        (["train", "--rank", "0"], 'Setting "rank"'),
+        (["export", "adapter", "--to", "kohya", "--out", "x"], "kohya"),
+        (["train", "--preset", "recomended"], 'Did you mean "recommended"?'),
+    ],
+)
+def test_a_wrong_command_line_is_told_as_json_where_that_is_asked_for(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--json"]) == 2
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert answer.keys() == {"error", "fix", "detail"} and told in answer["error"]
+    assert told in printed.err and "│" not in printed.out + printed.err
+    assert main(words) == 2
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("name", sorted(preset_files()))
 def test_every_shipped_preset_is_valid_and_complete_in_words(name: str) -> None:
     values = preset_values(name)

@@ -52,6 +52,16 @@ def test_edits_are_shown_first_and_then_kept_beside_the_songs(songs: Path, capsy
         assert main(["dataset", str(songs), *wrong]) == 1
 
 
+def test_one_is_told_as_one(songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (songs / "Night Train.mp3").unlink()
+    split = ["--split", "600", "--split-into", str(tmp_path / "cut")]
+    assert main(["dataset", str(songs), "--set", "bpm=77", *split]) == 0
+    printed = capsys.readouterr()
+    for words in ("1 song, ", "1 change in 1 song.", "1 piece in "):
+        assert words in printed.out
+    assert "scan songs: 1 of 1 song in" in printed.err
+
+
 def test_edits_of_a_dataset_file_are_kept_in_it(
     songs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

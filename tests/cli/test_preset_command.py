@@ -159,4 +159,4 @@ def test_old_tensors_are_taken_over(capsys: pytest.CaptureFixture[str], demo_che
     assert (found["encoded"], found["problems"]) == (1, [])
     (folder / "two.pt").write_bytes(b"nothing")
     code, out, _ = run(capsys, *typed)
-    assert code == 3 and "1 songs in" in out and "1 files left out" in out and "two.pt" in out
+    assert code == 3 and "1 song in" in out and "1 file left out" in out and "two.pt" in out

@@ -7,7 +7,7 @@ import platform
 import pytest
 import torch
 
-from acestep.core.device import available_devices, choose_device, device_memory, free_memory
+from acestep.core.device import available_devices, choose_device, device_memory, free_memory, memory_told
 from acestep.core.errors import UserError
 
 
@@ -77,3 +77,24 @@ def test_the_mac_decides_the_precision(
 def test_intel_cards_compute_in_bf16(only_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.xpu, "is_available", lambda: True)
     assert (choose_device().device, choose_device().precision) == ("xpu", "bf16")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_is_told_in_a_sentence(error: Exception) -> None:
+    with pytest.raises(UserError, match=r"No room.*Use less"), memory_told("No room.", fix="Use less."):
+        raise error
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="illegal"), memory_told("No room.", fix="Use less."):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")

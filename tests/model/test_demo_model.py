@@ -20,6 +20,9 @@ from acestep.adapters.exports.checking import check_adapter
 from acestep.adapters.exports.formats import ExportOptions
 from acestep.adapters.exports.merging import merge_adapter
 from acestep.adapters.exports.opened import OpenAdapter
+from acestep.audio.format import SAMPLE_RATE
+from acestep.audio.synth import draw_piece, render_piece
+from acestep.audio.write import write_audio
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import write_json
@@ -261,8 +264,15 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     assert one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_it_knows_more_of_music_than_an_untrained_model(checkpoint: Checkpoint, store: TensorStore) -> None:
-    """Both on songs of a style that it was not trained on. The untrained one is the best for white noise."""
+def test_it_knows_more_of_music_than_an_untrained_model(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Both on pieces that it was not trained on, of styles that it was. The untrained one is the best for noise."""
+    (tmp_path / "songs").mkdir()
+    for piece in (draw_piece(7_000_000 + number, duration_s=SONG_S) for number in range(3)):
+        song = tmp_path / "songs" / f"{piece.seed}.wav"
+        write_audio(song, render_piece(piece), SAMPLE_RATE)
+        song.with_suffix(".caption.txt").write_text(piece.caption, encoding="utf-8")
+    preprocess(scan_folder(tmp_path / "songs"), checkpoint, tmp_path / "tensors", PreprocessSettings())
+    store = TensorStore.open(tmp_path / "tensors")
     settings, config = few_steps(1), checkpoint.config
     silence, null = loading.load_silence_latent(checkpoint), loading.load_null_condition(checkpoint)
     validation = Validation(
@@ -273,7 +283,7 @@ def test_it_knows_more_of_music_than_an_untrained_model(checkpoint: Checkpoint, 
     knows, guesses = (
         validation.run(FlowModel(transformer, silence, null, CPU)).loss for transformer in (trained, untrained)
     )
-    assert knows < 0.9 * guesses
+    assert knows < 0.4 * guesses
 
 
 def test_training_on_the_demos_songs_lowers_the_loss_of_those_held_out(

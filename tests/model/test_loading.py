@@ -53,6 +53,12 @@ def test_modules_are_frozen_whole_and_in_eval_mode(checkpoint: Checkpoint, part:
     assert not any(child.training for child in module.modules())
 
 
+def test_the_vae_is_never_in_fp16(checkpoint: Checkpoint) -> None:
+    """fp16 does not hold its activations."""
+    dtypes = {loading.load_vae(checkpoint, dtype, "cpu").dtype for dtype in (torch.float16, torch.bfloat16)}
+    assert dtypes == {torch.float32, torch.bfloat16}
+
+
 def test_the_vae_equals_the_librarys_own_loading(checkpoint: Checkpoint) -> None:
     from diffusers import AutoencoderOobleck
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 from preprocess_songs import SETTINGS, content, write_labels, write_song
 
@@ -229,7 +230,7 @@ def test_a_killed_run_goes_on(
         checkpoint=str(demo_checkpoint),
         out=str(out),
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    done = forked.run([sys.executable, "-c", program], env=ENVIRONMENT)
     assert done.returncode == -signal.SIGKILL, done.stderr
     # on a slow machine the index is written meanwhile
     whole = [name for name in content(out) if "/.writing-" not in name and name != "index.json"]

@@ -6,13 +6,16 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import forked
 import pytest
 from preprocess_songs import SETTINGS, content, write_song
 
 from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.dataset.scan import scan_folder
+from acestep.preprocess import sharing
 from acestep.preprocess.store import TensorStore
 
 Encode = Callable[..., object]
@@ -21,10 +24,14 @@ Encode = Callable[..., object]
 def test_two_processes_write_the_bytes_of_one(
     songs: Path, encoded: Path, encode: Encode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a song that breaks after the scan and with audio that two songs share, stopped once on the way."""
+    """With a song that breaks after the scan and with audio that two songs share, stopped once on the way.
+
+    `tests/ui/test_preprocess_tab.py` has new interpreters encode.
+    """
     import multiprocessing
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(sharing, "multiprocessing", SimpleNamespace(get_context=lambda kind: forked.context()))
     (songs / "copy.wav").write_bytes((songs / "one.wav").read_bytes())
     (songs / "copy.json").write_text('{"caption": "the same waltz"}', encoding="utf-8")
     write_song(songs, "broken", 550, 1.1, caption="a flute")

@@ -66,6 +66,8 @@ def test_advice_says_what_it_counts() -> None:
     assert advise(10, 30, TrainSettings(max_steps=5000)).steps == 5000
     assert any("30 s" in line for line in advise(10, 2, TrainSettings()).lines)
     assert any("do not fill a step" in line for line in advise(2, 0, TrainSettings()).lines)
+    alone = " ".join(advise(1, 0, TrainSettings(max_steps=1)).lines)
+    assert "one window of the song: 1 step of" in alone and "1 song does not fill" in alone and "1 songs" not in alone
 
 
 def test_advice_counts_tiles_and_whole_songs() -> None:

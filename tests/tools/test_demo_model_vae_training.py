@@ -9,15 +9,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-from demo_model.pool import AudioPool
-from demo_model.vae import load_trained, train_vae
+from demo_model.pool import AudioPool, Pieces
+from demo_model.vae import VaePlan, load_trained, train_vae
 
 
 def test_a_normalised_vae_trains_its_decoder_only(tmp_path: Path) -> None:
-    pool = AudioPool(tmp_path / "audio.npy", 2, 2.0, 0, processes=1)
+    pool = AudioPool(tmp_path / "audio.npy", Pieces(2, 2.0, first_seed=0), processes=1)
 
     def weights_after(steps: int) -> dict[str, torch.Tensor]:
-        train_vae(tmp_path / "vae", pool, steps, batch=1, frames=4, device="cpu", log_every=1)
+        train_vae(tmp_path / "vae", pool, VaePlan(steps, batch=1, frames=4, device="cpu", log_every=1))
         return load_trained(tmp_path / "vae").state_dict()
 
     first, then, resumed = weights_after(1), weights_after(3), weights_after(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pytest
 import torch
@@ -40,6 +41,25 @@ def test_a_compiled_run_is_right_or_says_that_it_is_not_compiled(
     for name in ("loss", "grad_norm"):
         expected = [event[name] for event in plain.events("step")]
         assert [event[name] for event in run.events("step")] == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_missing_c_compiler_leaves_the_blocks_plain(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton calls it while a compiled block runs for the first time, and lets its error through as it is."""
+
+    def compiled(block: torch.nn.Module, **_: object) -> None:
+        def call(*_: object, **__: object) -> None:
+            raise CalledProcessError(1, ["gcc", "launcher.c"])
+
+        block._compiled_call_impl = call
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    settings = short_run(validation="none", max_steps=1, compile="on")
+    run = train(checkpoint, make_store([Shape(30)]), tmp_path / "run", settings, Job()).run
+    (warning,) = (event["text"] for event in run.events("warning"))
+    assert "cannot be compiled here" in warning and "gcc" in warning
+    assert len(losses(run)) == 1
 
 
 class Block(torch.nn.Module):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from hand_made import short_run
@@ -72,7 +72,7 @@ def whole(
     return train(checkpoint, eight_songs, tmp_path_factory.mktemp("whole") / kind, adapter_run(kind), Job())
 
 
-# One process of its own pays for the imports, then forks a run of each kind and kills it from outside.
+# A process of its own forks a run of each kind and kills it from outside.
 _KILLER = """
 import json, os, signal, sys
 from pathlib import Path
@@ -121,7 +121,8 @@ def killed(checkpoint: Checkpoint, eight_songs: TensorStore, tmp_path_factory: p
             "tensors": str(eight_songs.folder),
             "runs": {str(folder / kind): adapter_run(kind).model_dump(mode="json") for kind in ADAPTERS},
         }
-        subprocess.run([sys.executable, "-c", _KILLER, json.dumps(given)], check=True)
+        done = forked.run([sys.executable, "-c", _KILLER, json.dumps(given)])
+        assert done.returncode == 0, done.stderr
 
     return filled_once(tmp_path_factory, "killed-runs", train_and_kill)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import os
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from diffusers import AceStepConditionEncoder, AutoencoderOobleck
@@ -370,12 +370,8 @@ def test_processes_agree_when_one_runs_out(make_store: MakeStore, checkpoint: Ch
     config.write_text(json.dumps(settings.model_dump(mode="json")))
     options = ["--model", str(checkpoint.dit), "--tensors", str(store.folder), "--out", str(out)]
     more = ["--config", str(config), "--device", "cpu", "--devices", "2", "--json"]
-    done = subprocess.run(
-        [sys.executable, str(script), "train", *options, *more],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
+    done = forked.run(
+        [sys.executable, str(script), "train", *options, *more], env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr
     run = RunFolder.open(out)

@@ -1,4 +1,4 @@
-"""Two processes compute what one does."""
+"""Two processes compute what one does. `tests/ui/test_train_tab.py` has new interpreters train."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 from hand_made import MakeStore, Shape, short_run
@@ -40,7 +41,7 @@ def run_two(store: Path, checkpoint: Checkpoint, out: Path, settings, *more: str
         "--json",
         *more,
     ]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return forked.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def losses(run: Path) -> list[float]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from hand_made import MakeStore, Shape, short_run
@@ -197,7 +197,7 @@ def command(store: Path, checkpoint: Checkpoint, out: Path, settings: TrainSetti
 
 def interrupt(arguments: list[str], step: int, number: int) -> int:
     """Start a run, send it a signal once it reports the step, and return its exit code."""
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = forked.start(arguments)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith(f"step {step},"):
@@ -219,12 +219,7 @@ def test_resume_after_kill_equals_an_uninterrupted_run(
     arguments = command(store.folder, checkpoint, tmp_path / "killed", settings)
     assert interrupt(arguments, killed_at, signal.SIGKILL) == -signal.SIGKILL, f"killed at step {killed_at}"
     assert summarise(RunFolder.open(tmp_path / "killed")).state == "interrupted"
-    resumed = subprocess.run(
-        [sys.executable, "-m", "acestep", "train", "--resume", str(tmp_path / "killed"), "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    resumed = forked.run([sys.executable, "-m", "acestep", "train", "--resume", str(tmp_path / "killed"), "--json"])
     assert json.loads(resumed.stdout)["best_validation"] == whole.summary.best_validation, f"killed at {killed_at}"
     assert_same_weights(tmp_path / "whole" / "final", tmp_path / "killed" / "final")
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")

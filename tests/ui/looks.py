@@ -18,16 +18,16 @@ class OpenPage:
         self._names = {
             part: f"{wires.tab}.{name}" for wires in page.tabs.values() for name, part in wires.parts.items()
         }
-        functions = {function.name: function for function in blocks.fns.values()}
-        self._look = functions["look"]
+        self._looks = {function.name: function for function in blocks.fns.values()}
         self._signs: Any = {}
 
     def look(self) -> dict[str, Any]:
         """One look; returns what it draws, by "tab.part", which then stands on the page."""
-        inputs = [self.holds.get(self._names[part], getattr(part, "value", None)) for part in self._look.inputs[2:]]
-        answer = self._look.fn(self.tab, self._signs, *inputs)
+        look = self._looks[f"look_{self.tab}"]
+        inputs = [self.holds.get(self._names[part], getattr(part, "value", None)) for part in look.inputs[1:]]
+        answer = look.fn(self._signs, *inputs)
         drawn = {self._names[part]: update for part, update in answer.items() if part in self._names}
-        seen = next(update for part, update in answer.items() if part is self._look.inputs[1])
+        seen = next(update for part, update in answer.items() if part is look.inputs[0])
         if not (isinstance(seen, dict) and seen.get("__type__") == "update"):  # nothing new was seen
             self._signs = seen
         self.holds |= drawn

@@ -62,40 +62,31 @@ def failure(app: App) -> str:
     return work.problem
 
 
-@pytest.mark.parametrize(
-    ("error", "sentence", "logged"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory."), "Memory ran out on cpu after step 2", "saved"),
-        (ValueError("a bug"), "ValueError: a bug", "in break_down"),
-    ],
-)
 def test_a_crash_of_training_gives_its_reason_and_the_log(
-    trainer: App,
-    monkeypatch: pytest.MonkeyPatch,
-    open_page: Callable[[App], BrowserPage],
-    error: Exception,
-    sentence: str,
-    logged: str,
+    trainer: App, monkeypatch: pytest.MonkeyPatch, open_page: Callable[[App], BrowserPage]
 ) -> None:
     expect.set_options(timeout=PATIENCE_S * 1000)
     real = loop.optimizer_step
-
-    def break_down(session: Any, *rest: Any) -> Any:
-        if len(steps) == 2:
-            raise error
-        steps.append(1)
-        return real(session, *rest)
-
-    steps: list[int] = []
-    monkeypatch.setattr(loop, "optimizer_step", break_down)
-
     page = open_page(trainer)
-    start(page_of(trainer), TrainSettings(**{**QUICK, "save_every_steps": 1, "max_steps": 50}))
     page.get_by_role("tab", name="Train", exact=True).click()
     page.get_by_role("tab", name="Watch").click()
-    expect(page.locator("#train-status [role=alert]")).to_contain_text(f"The run failed: {sentence}")
-    expect(page.locator("#work-line")).to_contain_text(f"failed: {sentence}")
-    expect(page.locator("#train-log textarea")).to_have_value(re.compile(logged))
+    for error, sentence, logged in (
+        (torch.OutOfMemoryError("CUDA out of memory."), "Memory ran out on cpu after step 2", "saved"),
+        (ValueError("a bug"), "ValueError: a bug", "in break_down"),
+    ):
+        steps: list[int] = []
+
+        def break_down(session: Any, *rest: Any, error: Exception = error, steps: list[int] = steps) -> Any:
+            if len(steps) == 2:
+                raise error
+            steps.append(1)
+            return real(session, *rest)
+
+        monkeypatch.setattr(loop, "optimizer_step", break_down)
+        start(page_of(trainer), TrainSettings(**{**QUICK, "save_every_steps": 1, "max_steps": 50}))
+        expect(page.locator("#train-status [role=alert]")).to_contain_text(f"The run failed: {sentence}")
+        expect(page.locator("#work-line")).to_contain_text(f"failed: {sentence}")
+        expect(page.locator("#train-log textarea")).to_have_value(re.compile(logged))
 
 
 def test_a_disk_that_fills_up_while_training_is_said(trainer: App, disk: Callable[[Path, str], None]) -> None:

@@ -101,15 +101,15 @@ def test_a_path_in_the_place_of_an_upload_is_refused(app: App, client: httpx.Cli
     assert SECRET not in app.workspace.model_dump_json()
 
 
-@pytest.mark.parametrize("name", ["../../evil.txt", "..\\..\\evil.txt", "/etc/evil.txt", "a/../../evil.txt", ".."])
-def test_an_upload_stays_in_the_cache_whatever_it_is_called(app: App, client: httpx.Client, name: str) -> None:
+def test_an_upload_stays_in_the_cache_whatever_it_is_called(app: App, client: httpx.Client) -> None:
     from gradio.utils import get_upload_folder
 
-    answer = client.post("/gradio_api/upload", files={"files": (name, b"evil")})
-    if answer.status_code == 200:
-        stored = Path(answer.json()[0]).resolve()
-        assert stored.is_relative_to(Path(get_upload_folder()).resolve()) and stored.read_bytes() == b"evil"
-    assert not list(app.project.parent.rglob("evil*")) and not Path("/etc/evil.txt").exists()
+    for name in ("../../evil.txt", "..\\..\\evil.txt", "/etc/evil.txt", "a/../../evil.txt", ".."):
+        answer = client.post("/gradio_api/upload", files={"files": (name, b"evil")})
+        if answer.status_code == 200:
+            stored = Path(answer.json()[0]).resolve()
+            assert stored.is_relative_to(Path(get_upload_folder()).resolve()) and stored.read_bytes() == b"evil", name
+        assert not list(app.project.parent.rglob("evil*")) and not Path("/etc/evil.txt").exists(), name
 
 
 def test_the_folder_list_ends_at_the_allowed_folders(app: App, client: httpx.Client, secrets: Path) -> None:

@@ -339,6 +339,24 @@ def test_settings_of_the_dataset_are_kept_in_its_file_with_all_edits(opened: Pag
         opened.handler("dataset.settings")(**{**values, "genre_ratio": 101})
 
 
+def test_two_apps_keep_what_either_changed_in_a_dataset_file(opened: Page, songs: Path) -> None:
+    """Neither had a dataset file when it read the songs; both come to keep their edits in the same."""
+    other = build(App(opened.app.project))[1]
+    other.handler("dataset.open")(songs=str(songs))
+    finish(other.app)
+    defaults = DatasetSettings(name=songs.name).model_dump()
+    opened.handler("dataset.settings")(**defaults | {"trigger_word": "zug"})
+    edit(opened, pick(opened), "caption", "Typed here")
+    other.handler("dataset.settings")(**defaults | {"genre_ratio": 20})
+    edit(other, pick(other), "genre", "typed there")
+    other.handler("dataset.read_again")()
+    finish(other.app)
+    assert other.app.dataset
+    assert (other.app.dataset.settings.trigger_word, other.app.dataset.settings.genre_ratio) == ("zug", 20)
+    form = pick(other)
+    assert (form["label_caption"]["value"], form["label_genre"]["value"]) == ("Typed here", "typed there")
+
+
 def test_labels_travel_as_a_table(opened: Page, songs: Path, tmp_path: Path) -> None:
     table = Path(opened.handler("dataset.csv")()["download"]["value"])
     assert "Driving nocturnal" in table.read_text(encoding="utf-8-sig")
@@ -453,6 +471,20 @@ def test_labelling_is_drawn_from_the_backends_and_never_keeps_a_key(
     assert App(app.project).workspace.caption.fill == "all"
     texts = [path.read_bytes() for path in app.project.rglob("*") if path.suffix in (".json", ".txt", ".log")]
     assert not any(b"very secret" in text for text in texts)
+
+
+def test_a_click_before_the_form_of_labelling_is_drawn_means_what_is_to_be_shown(
+    opened: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "BACKENDS", {"ear": f"{__name__}:Ear"})
+    monkeypatch.setattr(dataset_labelling, "BACKENDS", registry.BACKENDS)
+    monkeypatch.delenv("EAR_KEY", raising=False)
+    chosen = CaptionSettings(caption_by="ear", lyrics_by="", metadata_by="", fill="all")
+    opened.app.choose(caption=chosen)
+    served = {**CaptionSettings().model_dump(), "EAR_KEY": "", "label_songs": "all", "song": "", **VIEW}
+    with pytest.raises(UserError, match="needs a key"):
+        opened.handler("dataset.label")(**served, label_form_drawn=False)
+    assert opened.app.workspace.caption == chosen
 
 
 def test_editing_in_the_browser_survives_a_reload(

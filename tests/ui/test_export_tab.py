@@ -73,6 +73,14 @@ def test_an_adapter_is_written_for_each_program(page: Page) -> None:
     assert (exports / "mine" / "of this" / "pytorch_lora_weights.safetensors").is_file()
 
 
+def test_a_click_before_the_form_is_drawn_exports_what_the_form_is_to_show(page: Page) -> None:
+    page.app.choose(export=ExportSettings(to="peft", card=True))
+    page.handler("export.write")(**shown(), form_drawn=False)
+    finish(page.app)
+    assert (page.app.output / "exports" / "run_a_final_peft" / "README.md").is_file()
+    assert page.app.workspace.export == ExportSettings(to="peft", card=True)
+
+
 def test_nothing_is_overwritten_unasked(page: Page) -> None:
     app, exports = page.app, page.app.output / "exports"
     write(page, target="mine.safetensors")

@@ -45,6 +45,15 @@ def test_a_profile_reaches_the_forms_of_all_tabs(app: App, demo_songs: Path, tmp
     assert again.dataset and again.dataset.settings.trigger_word == "zug"
 
 
+def test_pages_know_when_their_forms_are_drawn(app: App) -> None:
+    window = opened(app)
+    tabs = {"preprocess": "form", "listen": "form", "export": "form", "dataset": "label_form"}
+    assert not any(f"{tab}.{drawn(form)}" in window.holds for tab, form in tabs.items())
+    for window.tab in tabs:
+        window.look()
+    assert all(window.holds[f"{tab}.{drawn(form)}"] is True for tab, form in tabs.items())
+
+
 def test_the_demo_fills_the_form_of_an_open_page(app: App) -> None:
     window = opened(app, "train")
     app.fill(train=TrainSettings(max_steps=120), preset="demo")

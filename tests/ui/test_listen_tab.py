@@ -77,6 +77,15 @@ def test_adapters_are_played_beside_the_model_and_leave_it_as_it_was(page: Page)
     assert note["settings"]["caption"] == "a tune" and note["adapter"].startswith("run_b final") and note["seed"] == 42
 
 
+def test_a_click_before_the_form_is_drawn_plays_what_the_form_is_to_show(page: Page) -> None:
+    page.handler("listen.choose_run")(adapter_run="")
+    page.app.choose(generate=QUICK)
+    page.handler("listen.play")(**shown(GenerateSettings(caption="as the app began")), form_drawn=False)
+    finish(page.app)
+    (piece,) = read_play(play_paths(page.app)[0])
+    assert piece.settings["caption"] == "a tune" and page.app.workspace.generate == QUICK
+
+
 def test_every_setting_reaches_the_piece_and_is_remembered(page: Page) -> None:
     app = page.app
     page.handler("listen.choose_run")(adapter_run="")

@@ -76,7 +76,7 @@ def test_every_setting_reaches_the_tensors(
     tensors = app.datasets / "tensors"
     settings = PreprocessSettings(**AWAY)
     told = page.handler("preprocess.plan")(**shown(settings, tensors))
-    assert "0 songs are encoded already, 2 are to do" in told["plan"] and not tensors.exists()
+    assert "0 songs encoded already, 2 to do" in told["plan"] and not tensors.exists()
     page.handler("preprocess.start")(**shown(settings, tensors))
     assert app.background.wait(PATIENCE_S)
     work = app.background.current
@@ -89,10 +89,19 @@ def test_every_setting_reaches_the_tensors(
     assert "Encoding with 2 processes on cpu" in "\n".join(work.lines)
     done = page.handler("preprocess.report")()
     assert "2 encoded, 0 unchanged, 0 failed" in done["report"] and done["plan"] == ""
-    assert (
-        "2 songs are encoded already, 0 are to do"
-        in page.handler("preprocess.plan")(**shown(settings, tensors))["plan"]
-    )
+    assert "2 songs encoded already, 0 to do" in page.handler("preprocess.plan")(**shown(settings, tensors))["plan"]
+
+
+def test_a_click_before_the_form_is_drawn_means_what_the_form_is_to_show(
+    app: App, page: Page, demo_checkpoint: Path, demo_songs: Path, some: tuple[str, ...]
+) -> None:
+    take_songs(app, demo_checkpoint, demo_songs, some[:1])
+    app.choose(preprocess=PreprocessSettings(**AWAY))
+    served = shown(PreprocessSettings(), Path()) | {"tensors": "", "form_drawn": False}  # as the app began
+    told = page.handler("preprocess.plan")(**served)
+    assert "0 songs encoded already, 1 to do" in told["plan"]
+    assert app.workspace.preprocess == PreprocessSettings(**AWAY)
+    assert app.workspace.tensors == str(app.datasets / "songs_tensors")
 
 
 def test_what_is_missing_is_said(app: App, page: Page, demo_checkpoint: Path, demo_songs: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from acestep.settings import DatasetSettings, GenerateSettings, PreprocessSettin
 from acestep.training.data import Flow, TrainingSong, Window, load_data
 from acestep.training.forward import FlowModel
 from acestep.training.validation import Validation
-from demo_model.dit import labels_of
+from demo_model.draws import labels_of
 from demo_model.evaluate_generation import Sampling, request_for
 from demo_model.judging import statistics_of
 

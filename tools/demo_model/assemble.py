@@ -34,15 +34,13 @@ No recording and no other model's weights or outputs went into it.
 
 Licence: Apache-2.0, as the project. All training data is synthetic.
 
-| part | steps | hours |
-|---|---|---|
+| part | steps | hours | on |
+|---|---|---|---|
 {rows}
-
-{machine}
 """
 
 
-def assemble(work: Path, out: Path, machine: str = "Trained on two CPU cores.") -> str:
+def assemble(work: Path, out: Path) -> str:
     """Write the checkpoint into `out`, which must be new or empty. Returns a sentence about it."""
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty.", fix="Choose a new folder for the checkpoint.")
@@ -76,8 +74,11 @@ def assemble(work: Path, out: Path, machine: str = "Trained on two CPU cores.") 
         torch.save(silence.transpose(1, 2).contiguous(), dit / "silence_latent.pt")
         save_file(_original_tensors(parts), dit / "model.safetensors", metadata={"format": "pt"})
         size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-        rows = [f"| {stage} | {_steps(found)} | {found['seconds'] / 3600:.2f} |" for stage, found in facts.items()]
-        text = README.format(parameters=size / 2e6, rows="\n".join(rows), machine=machine)
+        rows = [
+            f"| {stage} | {_steps(found)} | {found['seconds'] / 3600:.2f} | {found['machine']} |"
+            for stage, found in facts.items()
+        ]
+        text = README.format(parameters=size / 2e6, rows="\n".join(rows))
         write_text(folder / "README.md", f"{text}\n{MEASURED.read_text(encoding='utf-8')}")
         for file in folder.rglob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes private files

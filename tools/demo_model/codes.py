@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from acestep.model.config import DitConfig
 from demo_model.latents import LatentPool
 from demo_model.sizes import dit_config
-from demo_model.state import load_state, rate_at, save_state
+from demo_model.state import load_state, machine_name, rate_at, save_state
 
 
 class Codes(nn.Module):
@@ -51,8 +51,8 @@ def train_codes(folder: Path, pool: LatentPool, steps: int, device: str, log_eve
     facts = load_state(folder, codes, [optimizer]) or {"step": 0, "seconds": 0.0}
     began = time.perf_counter() - facts["seconds"]
     for step in range(facts["step"], steps):
-        chosen = np.random.default_rng((4, step)).integers(0, len(pool.pieces), 16)
-        latents = pool.draw(chosen, torch.Generator().manual_seed(step)).to(device)
+        chosen = torch.from_numpy(np.random.default_rng((4, step)).integers(0, len(pool.pieces), 16)).to(device)
+        latents = pool.draw(chosen, torch.Generator(device).manual_seed(step))
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps, 1e-3, warmup=50)
         loss = (codes(latents) - latents).square().mean() / latents.var()
@@ -62,6 +62,6 @@ def train_codes(folder: Path, pool: LatentPool, steps: int, device: str, log_eve
         optimizer.zero_grad()
         if (step + 1) % log_every == 0 or step + 1 == steps:
             seconds = time.perf_counter() - began
-            facts = {"step": step + 1, "seconds": seconds, "left": float(loss)}
+            facts = {"step": step + 1, "seconds": seconds, "left": float(loss), "machine": machine_name(device)}
             print(f"codes step {step + 1}/{steps} unexplained share of the power {facts['left']:.3f}", flush=True)
             save_state(folder, codes, [optimizer], facts)

@@ -8,39 +8,31 @@ reference recordings it always hears silence, and its one token is a constant.
 from __future__ import annotations
 
 import copy
-import statistics
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AceStepConditionEncoder, AceStepTransformer1DModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from acestep.audio.synth import Piece, caption_of
 from acestep.model.config import DitConfig
-from acestep.model.prompt import PromptLabels, lyric_prompt, text_prompt
 from acestep.training.data import Batch
 from acestep.training.forward import FlowModel
-from acestep.training.objective import TIMESTEP_DRAWS, validation_timesteps
+from acestep.training.objective import validation_timesteps
+from demo_model.draws import Draw, Draws
+from demo_model.gradients import Gradients, GraphedGradients, Inputs
 from demo_model.latents import LatentPool
+from demo_model.muon import StackedMuon
 from demo_model.sizes import TEXT_ENCODER, dit_config
-from demo_model.state import load_state, rate_at, save_state
+from demo_model.state import load_state, machine_name, rate_at, save_state
 
 CONDITION_DROPOUT = 0.15
-UNKNOWN_SHARE = 0.08
-"""How often each of tempo, key and metre is withheld from a prompt."""
-
-TEMPO_BLUR = 0.02
-"""How far, up or down, the tempo of a prompt may be from the piece's: what is learned of one number of beats a minute
-then serves its neighbours, of which each is a token of its own."""
-
-STRUCTURE_SHARE, STRUCTURE_MU = 0.5, 0.5
-"""Share of the timesteps that are drawn with another μ than the model's own: from mostly noise, where a piece's beat
-and form are decided and which the model's own draw seldom visits (7 % above 0.8; with this μ 34 %)."""
 
 CONDITION_MULTIPLE = 64
 """Conditions are padded to such lengths, so that few shapes have to be compiled."""
@@ -64,23 +56,21 @@ class SmallModel(nn.Module):
         for module in (self.condition, self.transformer):
             _start_small(module)
 
-    def conditions(self, texts: list[Tensor], lyrics: list[Tensor], timbre: Tensor) -> list[Tensor]:
-        """Packed conditions without padding, as `acestep.model.condition` makes them, but with gradients.
+    def conditions(self, draw: Draw, timbre: Tensor, whole: int) -> Tensor:
+        """Packed conditions as `acestep.model.condition` makes them, but with gradients, padded to `whole`.
 
-        texts, lyrics: token ids of each item; timbre: (1, E). Returns one (L, E) an item.
+        timbre: (1, E) → (B, whole, E).
         """
-        padded = nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self.pad_token)
-        states = self.condition.text_projector(self.text(input_ids=padded).last_hidden_state)
-        sung = nn.utils.rnn.pad_sequence(lyrics, batch_first=True, padding_value=self.pad_token)
-        lengths = torch.tensor([len(item) for item in lyrics])
-        mask = torch.arange(sung.shape[1])[None] < lengths[:, None]
-        read = self.condition.lyric_encoder(
-            inputs_embeds=self.text.get_input_embeddings()(sung), attention_mask=mask.to(sung.device)
-        )
-        return [
-            torch.cat([read[index, : len(lyrics[index])], timbre, states[index, : len(texts[index])]])
-            for index in range(len(texts))
-        ]
+        states = self.condition.text_projector(self.text(input_ids=draw.texts).last_hidden_state)
+        longest = draw.lyrics.shape[1]
+        mask = torch.arange(longest, device=timbre.device)[None] < draw.lyric_lengths[:, None]
+        sung = self.text.get_input_embeddings()(draw.lyrics)
+        read = self.condition.lyric_encoder(inputs_embeds=sung, attention_mask=mask)
+        parts = torch.cat([read, timbre.expand(len(read), 1, -1).to(read.dtype), states.to(read.dtype)], dim=1)
+        places = torch.arange(whole, device=timbre.device)[None]
+        lengths = draw.lyric_lengths[:, None]
+        taken = torch.where(places < lengths, places, places - lengths + longest).clamp(max=parts.shape[1] - 1)
+        return parts.gather(1, taken[..., None].expand(-1, -1, parts.shape[2]))
 
     @torch.no_grad()
     def timbre(self, silence: Tensor) -> Tensor:
@@ -116,7 +106,7 @@ def optimizers_for(model: SmallModel) -> list[torch.optim.Optimizer]:
             is_matrix = parameter.ndim == 2 and ".layers." in name
             (inner if is_matrix else rest).append(parameter)
     return [
-        torch.optim.Muon(inner, lr=1.0, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        StackedMuon(inner, lr=1.0, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -124,59 +114,14 @@ def optimizers_for(model: SmallModel) -> list[torch.optim.Optimizer]:
 PEAK_RATES = (2e-3, 2e-3)
 
 
-def labels_of(piece: Piece, random: np.random.Generator | None = None) -> PromptLabels:
-    """What the prompt says about a piece; with `random` in other words each time, and now and then less."""
-    known, bpm = np.ones(3, bool), piece.bpm
-    if random is not None:
-        known = random.random(3) >= UNKNOWN_SHARE
-        bpm = round(piece.bpm * (1 + random.uniform(-TEMPO_BLUR, TEMPO_BLUR)))
-    return PromptLabels(
-        caption=piece.caption if random is None else caption_of(piece, int(random.integers(1000))),
-        lyrics=piece.lyrics,
-        language=piece.language,
-        bpm=bpm if known[0] else None,
-        keyscale=piece.keyscale if known[1] else "",
-        timesignature=piece.timesignature if known[2] else "",
-        duration_s=piece.duration_s,
-    )
+@dataclass(frozen=True)
+class DitPlan:
+    """`batch` pieces of 10 s a step; `workers` processes draw the prompts."""
 
-
-class Prompts:
-    """Token ids of prompts."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.tokenizer = tokenizer
-
-    def ids(self, labels: PromptLabels) -> tuple[Tensor, Tensor]:
-        text, lyrics = self.tokenizer([text_prompt(labels), lyric_prompt(labels)]).input_ids
-        return torch.tensor(text), torch.tensor(lyrics)
-
-
-def draw_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """The package's draw, for a share of the items with more noise.  (count,)."""
-    config, draw = dit_config(), TIMESTEP_DRAWS["model"]
-    structure = round(STRUCTURE_SHARE * count)
-    mus = [STRUCTURE_MU] * structure + [config["timestep_mu"]] * (count - structure)
-    return torch.tensor([draw(mu, config["timestep_sigma"], generator) for mu in mus])
-
-
-def draw_batch(pool: LatentPool, prompts: Prompts, batch: int, seed: int) -> tuple[Batch, list[Tensor], list[Tensor]]:
-    """Random pieces of one pool with every draw made; the conditions are still to be computed."""
-    random = np.random.default_rng((2, seed))
-    generator = torch.Generator().manual_seed(seed)
-    chosen = random.integers(0, len(pool.pieces), batch)
-    latents = pool.draw(chosen, generator)
-    pairs = [prompts.ids(labels_of(pool.pieces[index], random)) for index in chosen]
-    t = draw_timesteps(batch, generator)
-    drawn = Batch(
-        latents=latents,
-        noise=torch.randn(latents.shape, generator=generator),
-        t=t,
-        uniform=torch.rand(batch, generator=generator),
-        conditions=[],
-        weights=torch.ones(batch),
-    )
-    return drawn, [text for text, _ in pairs], [lyrics for _, lyrics in pairs]
+    steps: int
+    batch: int
+    log_every: int
+    workers: int = 0
 
 
 class Trainer:
@@ -190,7 +135,7 @@ class Trainer:
         self.modules["average"].requires_grad_(False)
         self.optimizers = optimizers_for(self.model)
         self.silence = silence.to(self.device)
-        self.prompts = Prompts(tokenizer)
+        self.tokenizer = tokenizer
 
     @property
     def model(self) -> SmallModel:
@@ -202,15 +147,39 @@ class Trainer:
         flow.autocast = lambda: torch.autocast(self.device.type, torch.bfloat16)
         return flow
 
-    def losses(self, model: SmallModel, flow: FlowModel, drawn: tuple, dropout: float) -> Tensor:
+    def inputs(self, pool: LatentPool, draw: Draw, seed: int) -> Inputs:
+        """The draw on the device, with latents and noise."""
+        there = Draw(*(self._move(part) if isinstance(part, Tensor) else part for part in draw))
+        generator = torch.Generator(self.device).manual_seed(seed)
+        latents = pool.draw(there.chosen, generator)
+        return Inputs(there, latents, torch.randn(latents.shape, generator=generator, device=self.device))
+
+    def item_losses(self, model: SmallModel, flow: FlowModel, inputs: Inputs) -> Tensor:
         """Losses of the items of a batch, with gradients into all parts.  (B,)."""
-        batch, texts, lyrics = drawn
+        draw = inputs.draw
+        batch = Batch(
+            latents=inputs.latents,
+            noise=inputs.noise,
+            t=draw.t,
+            uniform=draw.uniform,
+            conditions=[],
+            weights=torch.ones_like(draw.t),
+        )
+        whole = flow.mask.whole_length(draw.longest)
         with self.attention(), torch.autocast(self.device.type, torch.bfloat16):
-            conditions = model.conditions(
-                [item.to(self.device) for item in texts], [item.to(self.device) for item in lyrics], self.timbre
+            packed = model.conditions(draw, self.timbre, whole).float()
+            flow.mask.cover(draw.text_lengths + draw.lyric_lengths + 1, whole)
+            return flow.losses_under(packed, batch, CONDITION_DROPOUT if torch.is_grad_enabled() else 0.0)
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def gradients(self, flow: FlowModel) -> Gradients:
+        if self.device.type == "cuda":
+            return GraphedGradients(
+                self.model, lambda inputs: self.item_losses(self.model, flow, inputs), CONDITION_MULTIPLE
             )
-            batch.conditions.extend(item.float() for item in conditions)
-            return flow.item_losses(batch, dropout)
+        return Gradients(self.model, lambda inputs: self.item_losses(self.model, flow, inputs))
 
     def attention(self) -> AbstractContextManager[None]:
         """Plain matrix products on a CPU: for so few tokens they are faster there than the fused kernel's backward."""
@@ -228,48 +197,54 @@ class Trainer:
 
     def average_after(self, step: int) -> None:
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        kept, new = (list(self.modules[name].parameters()) for name in ("average", "live"))
         with torch.no_grad():
-            for kept, new in zip(self.modules["average"].parameters(), self.model.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
+            torch._foreach_lerp_(kept, new, 1 - decay)
 
-    def train(self, folder: Path, pools: list[tuple[LatentPool, float]], held_out: LatentPool, **plan: int) -> None:
-        """Train until plan["steps"] with batches of plan["batch"] pieces of 10 s, going on from `folder`."""
+    def train(self, folder: Path, pools: list[tuple[LatentPool, float]], held_out: LatentPool, plan: DitPlan) -> None:
+        """Train until `plan.steps`, going on from `folder`."""
         facts = load_state(folder, self.modules, self.optimizers) or {"step": 0, "seconds": 0.0}
         self.timbre = self.model.timbre(self.silence)
         flow, average_flow = self.flow(self.model), self.flow(self.modules["average"])
+        gradients = self.gradients(flow)
         began, shown = time.perf_counter() - facts["seconds"], []
         shares = [share for _, share in pools]
-        steps, every = plan["steps"], plan["log_every"]
-        for step in range(facts["step"], steps):
-            pool, _ = pools[int(np.random.default_rng((3, step)).choice(len(pools), p=shares))]
-            batch = max(1, round(plan["batch"] * 250 / pool.frames))
-            drawn = draw_batch(pool, self.prompts, batch, step)
+        draws = Draws([pool.pieces for pool, _ in pools], shares, self.tokenizer, plan.batch)
+        for step, draw in enumerate(self._drawn(draws, range(facts["step"], plan.steps), plan), facts["step"]):
             for optimizer, peak in zip(self.optimizers, PEAK_RATES, strict=True):
                 for group in optimizer.param_groups:
-                    group["lr"] = rate_at(step, steps, peak)
-            loss = self.losses(self.model, flow, drawn, CONDITION_DROPOUT).mean()
-            loss.backward()
+                    group["lr"] = rate_at(step, plan.steps, peak)
+            shown.append(gradients(self.inputs(pools[draw.pool][0], draw, step)))
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for optimizer in self.optimizers:
                 optimizer.step()
-                optimizer.zero_grad()
             self.average_after(step)
-            shown.append(float(loss))
-            if (step + 1) % every == 0 or step + 1 == steps:
+            if (step + 1) % plan.log_every == 0 or step + 1 == plan.steps:
                 held = self.validate(average_flow, held_out)
                 seconds = time.perf_counter() - began
-                mean = statistics.fmean(shown)
-                print(f"dit step {step + 1}/{steps} loss {mean:.4f} held out {held:.4f} {seconds:.0f} s", flush=True)
+                mean = float(torch.stack(shown).mean())
+                print(
+                    f"dit step {step + 1}/{plan.steps} loss {mean:.4f} held out {held:.4f} {seconds:.0f} s", flush=True
+                )
                 shown = []
-                save_state(folder, self.modules, self.optimizers, {"step": step + 1, "seconds": seconds})
+                facts = {"step": step + 1, "seconds": seconds, "machine": machine_name(self.device.type)}
+                save_state(folder, self.modules, self.optimizers, facts)
+
+    def _drawn(self, draws: Draws, steps: range, plan: DitPlan) -> Iterable[Draw]:
+        """The batches of these steps, made by other processes ahead of their use where there are `workers`."""
+        return DataLoader(
+            draws,
+            batch_size=None,
+            sampler=steps,
+            num_workers=plan.workers,
+            prefetch_factor=8 if plan.workers else None,
+            pin_memory=self.device.type == "cuda",
+        )
 
     @torch.no_grad()
     def validate(self, flow: FlowModel, pool: LatentPool, batch: int = 32) -> float:
         """Loss of the averaged weights on pieces never trained on, with fixed noise and timesteps."""
-        model = self.modules["average"]
-        drawn, texts, lyrics = draw_batch(pool, self.prompts, batch, seed=0)
         config = dit_config()
-        drawn.t.copy_(
-            torch.tensor(validation_timesteps("model", config["timestep_mu"], config["timestep_sigma"], batch))
-        )
-        return float(self.losses(model, flow, (drawn, texts, lyrics), 0.0).mean())
+        times = validation_timesteps("model", config["timestep_mu"], config["timestep_sigma"], batch)
+        draw = Draws([pool.pieces], [1.0], self.tokenizer, batch)[0]._replace(t=torch.tensor(times))
+        return float(self.item_losses(self.modules["average"], flow, self.inputs(pool, draw, 0)).mean())

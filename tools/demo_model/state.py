@@ -29,6 +29,11 @@ def save_state(folder: Path, module: nn.Module, optimizers: Sequence[torch.optim
             old.unlink()
 
 
+def machine_name(device: str) -> str:
+    """What a stage is trained on, in words."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU cores"
+
+
 def load_facts(folder: Path) -> dict | None:
     """The facts of what `save_state` wrote; None where nothing was saved yet."""
     file = folder / "state.json"

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from acestep.audio.synth import caption_vocabulary, draw_piece, lyric_vocabulary
 from acestep.model.prompt import lyric_prompt, text_prompt
 from acestep.model.untrained_text import train_tokenizer
-from demo_model.dit import labels_of
+from demo_model.draws import labels_of
 
 VOCABULARY = 1500
 _PIECES = 3000

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from diffusers import AutoencoderOobleck
 from torch import Tensor, nn
 from torch.nn import functional
 
+from acestep.audio.format import SAMPLE_RATE
+from acestep.core.ahead import Ahead
 from demo_model.pool import AudioPool
-from demo_model.state import load_facts, load_state, rate_at, save_state
+from demo_model.state import load_facts, load_state, machine_name, rate_at, save_state
 
 LATENT_WIDTH = 24
 HOP = 1920
@@ -39,6 +42,9 @@ FFT_SIZES = (128, 512, 1024, 2048, 4096)
 FLOOR = 3e-4
 """-70 dB; what lies below in both spectra is not heard."""
 
+LATENT_NOISE = 0.1
+"""Spread of what is added to the latents while training, so that the decoder bears what a DiT gets wrong."""
+
 
 def empty_vae() -> AutoencoderOobleck:
     return AutoencoderOobleck(
@@ -48,7 +54,7 @@ def empty_vae() -> AutoencoderOobleck:
         decoder_channels=DECODER_CHANNELS,
         decoder_input_channels=LATENT_WIDTH,
         audio_channels=2,
-        sampling_rate=48_000,
+        sampling_rate=SAMPLE_RATE,
     )
 
 
@@ -199,6 +205,7 @@ def mid_side(audio: Tensor) -> Tensor:
 
 
 _windows: dict[int, Tensor] = {}
+_bin_weights: dict[int, Tensor] = {}
 
 
 def spectrum(audio: Tensor, size: int) -> Tensor:
@@ -209,12 +216,25 @@ def spectrum(audio: Tensor, size: int) -> Tensor:
     return found.abs() / (size / 2)
 
 
+def bin_weights(size: int, device: torch.device) -> Tensor:
+    """Weights of an FFT's bins with mean 1, as densely as the mel scale looks there.  (size / 2 + 1, 1).
+
+    Alike, five sixths of all bins would lie above 4 kHz, where little of the music does.
+    """
+    if size not in _bin_weights:
+        frequencies = torch.linspace(0, SAMPLE_RATE / 2, size // 2 + 1, device=device)
+        density = 1 / (1 + frequencies / 700)
+        _bin_weights[size] = (density / density.mean())[:, None]
+    return _bin_weights[size]
+
+
 def spectral_loss(one: Tensor, other: Tensor, size: int) -> Tensor:
     """Distance of logarithmic magnitudes and of magnitudes, at one resolution.  one, other: (B, N)."""
     found = spectrum(one, size)
     with torch.no_grad():
         wanted = spectrum(other, size)
-    logarithms = ((found + FLOOR).log() - (wanted + FLOOR).log()).abs().mean()
+    distances = ((found + FLOOR).log() - (wanted + FLOOR).log()).abs()
+    logarithms = (distances * bin_weights(size, one.device)).mean()
     return logarithms + 0.5 * (found - wanted).norm() / (wanted.norm() + 1e-3)
 
 
@@ -230,25 +250,48 @@ def losses(vae: TrainingVae, audio: Tensor, sizes: list[int], noise: float) -> d
     return {"spectral": spectral, "wave": wave, "kl": kl, "power": mean.detach().square().mean()}
 
 
-def augmented(clips: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Other levels, sides and colours of the same music, so that the VAE also serves sounds it has not met."""
+def augmented(clips: Tensor, random: np.random.Generator) -> Tensor:
+    """Other levels, sides and colours of the same music, so that the VAE also serves sounds it has not met.
+
+    clips: int16 (B, 2, N) → float (B, 2, N).
+    """
+
+    def each(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(clips.device)[:, None, None]
+
     count = len(clips)
-    swapped = random.random(count) < 0.5
-    clips[swapped] = clips[swapped, ::-1]
-    clips *= (10 ** (random.uniform(-10, 2, count) / 20)).astype(np.float32)[:, None, None]
-    for clip in clips[random.random(count) < 0.3]:  # a view: one clip after the other gets a tilt
-        tilt = np.float32(random.uniform(-0.7, 0.7))
-        clip[:, 1:] += tilt * clip[:, :-1]
-    return np.clip(clips, -1, 1)
+    swapped = each(random.random(count) < 0.5)
+    gain = each((10 ** (random.uniform(-10, 2, count) / 20)).astype(np.float32))
+    tilt = each((random.uniform(-0.7, 0.7, count) * (random.random(count) < 0.3)).astype(np.float32))
+    audio = torch.where(swapped, clips.flip(1), clips) * (gain / 32767)
+    audio[:, :, 1:] += tilt * audio[:, :, :-1]
+    return audio.clamp_(-1, 1)
 
 
-def train_vae(folder: Path, pool: AudioPool, steps: int, batch: int, frames: int, device: str, log_every: int) -> None:
-    """Train until `steps`, going on from `folder` where something is there already.
+@dataclass(frozen=True)
+class VaePlan:
+    """`batch` clips of `frames` latent frames a step."""
+
+    steps: int
+    batch: int
+    frames: int
+    device: str
+    log_every: int
+    compiled: bool = False
+
+    @property
+    def resolutions(self) -> int:
+        """Of the spectral loss in a step, drawn anew each time; a graphics card has time for all."""
+        return len(FFT_SIZES) if self.device == "cuda" else 2
+
+
+def train_vae(folder: Path, pool: AudioPool, plan: VaePlan) -> None:
+    """Train until `plan.steps`, going on from `folder` where something is there already.
 
     Once the latents were normalised a DiT may have learned from them, so more steps then train the decoder alone.
     """
     torch.manual_seed(0)
-    vae = TrainingVae().to(device)
+    vae = TrainingVae().to(plan.device)
     facts = load_facts(folder) or {"step": 0, "seconds": 0.0}
     if facts.get("normalised"):
         facts.setdefault("decoder_from", facts["step"])
@@ -258,32 +301,46 @@ def train_vae(folder: Path, pool: AudioPool, steps: int, batch: int, frames: int
     learning = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1.0, betas=(0.9, 0.99), weight_decay=0.0)
     load_state(folder, vae, [optimizer])
+    if plan.compiled:
+        vae.encoder.compile(dynamic=False)
+        vae.decoder.compile(dynamic=False)
     began, shown = time.perf_counter() - facts["seconds"], []
-    for step in range(facts["step"], steps):
-        random = np.random.default_rng((1, step))
-        torch.manual_seed(step)
-        audio = torch.from_numpy(augmented(pool.clips(batch, frames * HOP, random), random)).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step - since, steps - since, 8e-4)
-        sizes = [int(size) for size in random.choice(FFT_SIZES, 2, replace=False)]
-        parts = losses(vae, audio, sizes, noise=0.05)
-        loss = parts["spectral"] + WAVE_WEIGHT * parts["wave"] + KL_WEIGHT * parts["kl"]
-        loss.backward()
-        nn.utils.clip_grad_norm_(learning, 0.5)
-        optimizer.step()
-        optimizer.zero_grad()
-        shown.append({name: float(value.detach()) for name, value in parts.items()})
-        if (step + 1) % log_every == 0 or step + 1 == steps:
-            means = {name: round(statistics.fmean(row[name] for row in shown), 4) for name in shown[0]}
-            seconds = time.perf_counter() - began
-            print(f"vae step {step + 1}/{steps} {means} {seconds:.0f} s", flush=True)
-            shown = []
-            facts |= {"step": step + 1, "seconds": seconds}
-            save_state(folder, vae, [optimizer], facts)
+    steps = list(range(facts["step"], plan.steps))
+    with Ahead(steps, lambda step: pool.clips(plan.batch, plan.frames * HOP, _drawn_by(step))) as ahead:
+        for step in steps:
+            clips = torch.from_numpy(ahead.take(step)).to(plan.device)
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step - since, plan.steps - since, 8e-4)
+            parts = _backward(vae, clips, step, plan)
+            nn.utils.clip_grad_norm_(learning, 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+            shown.append(parts)
+            if (step + 1) % plan.log_every == 0 or step + 1 == plan.steps:
+                means = {name: round(statistics.fmean(float(row[name]) for row in shown), 4) for name in parts}
+                seconds = time.perf_counter() - began
+                print(f"vae step {step + 1}/{plan.steps} {means} {seconds:.0f} s", flush=True)
+                shown = []
+                facts |= {"step": step + 1, "seconds": seconds, "machine": machine_name(plan.device)}
+                save_state(folder, vae, [optimizer], facts)
     if not facts.get("normalised"):
-        clips = pool.clips(64, 4 * frames * HOP, np.random.default_rng(5))
-        normalise(vae, torch.from_numpy(clips).to(device))
+        clips = torch.from_numpy(pool.clips(64, min(128 * HOP, pool.samples.shape[2]), _drawn_by(0)))
+        normalise(vae, clips.to(plan.device) / 32767)
         save_state(folder, vae, [], {**facts, "normalised": True})
+
+
+def _drawn_by(step: int) -> np.random.Generator:
+    return np.random.default_rng((1, step))
+
+
+def _backward(vae: TrainingVae, clips: Tensor, step: int, plan: VaePlan) -> dict[str, Tensor]:
+    """Gradients of a step, and the parts of its loss."""
+    random = np.random.default_rng((6, step))
+    torch.manual_seed(step)
+    sizes = [int(size) for size in random.choice(FFT_SIZES, plan.resolutions, replace=False)]
+    parts = losses(vae, augmented(clips, random), sizes, LATENT_NOISE)
+    (parts["spectral"] + WAVE_WEIGHT * parts["wave"] + KL_WEIGHT * parts["kl"]).backward()
+    return {name: value.detach() for name, value in parts.items()}
 
 
 def load_trained(folder: Path) -> TrainingVae:
