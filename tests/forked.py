@@ -9,9 +9,9 @@ Tests of what is imported, and one of each kind of starting, stay with new inter
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import os
-import pickle
 import runpy
 import subprocess
 import sys
@@ -27,7 +27,7 @@ _IMPORTED = ("acestep.training.train", "acestep.adapters.attaching", "acestep.pr
 
 
 def context() -> BaseContext:
-    """Makes processes like the one named "spawn", by pickles, but forked from the server."""
+    """Makes processes like the one named "spawn", but forked from the server."""
     found = multiprocessing.get_context("forkserver" if CAN_FORK else "spawn")
     if CAN_FORK:
         found.set_forkserver_preload([*_IMPORTED, "lightning_fabric", "peft", "lycoris", "pytest"])
@@ -91,11 +91,11 @@ class Spare:
         with os.fdopen(reading, "rb") as given:
             task = given.read()
         if task:
-            _become(*pickle.loads(task))  # noqa: S301 - of our own starter
+            _become(*json.loads(task))
         sys.exit()
 
     def __call__(self, command: Sequence[str], env: Mapping[str, str], cwd: str | None) -> Spare:
-        os.write(self._writing, pickle.dumps((command, env)))
+        os.write(self._writing, json.dumps([list(command), dict(env)]).encode())
         os.close(self._writing)
         return self
 

@@ -17,7 +17,8 @@ def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
     The model's sliding windows and padded conditions need a mask, and its keys have fewer heads than its queries.
     Flash attention takes no masks, and whether the memory-efficient kernel takes fewer heads depends on torch's
     version; what is left computes the whole matrix of scores. For one layer of the 2B sizes and four minutes of music,
-    forward and backward on an H200, that is 8.7 ms and 2.4 GB where cuDNN takes 1.1 ms and 0.1 GB.
+    forward and backward on an H200, that is 8.7 ms and 2.4 GB where cuDNN takes 1.1 ms and 0.1 GB
+    (benchmarks/attention.py).
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in _ASK_CUDNN_FIRST:
         return nullcontext()

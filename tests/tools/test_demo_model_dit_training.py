@@ -62,10 +62,11 @@ def test_stacked_muon_takes_the_steps_of_torchs_muon() -> None:
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     pushes = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3)]
+    unused = torch.nn.Parameter(torch.ones(8, 24))
 
     def trained(kind: type[torch.optim.Muon]) -> list[torch.Tensor]:
         matrices = [torch.nn.Parameter(value.clone()) for value in start]
-        optimizer = kind(matrices, lr=0.05, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        optimizer = kind([unused, *matrices], lr=0.05, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
         for gradients in pushes:
             for matrix, gradient in zip(matrices, gradients, strict=True):
                 matrix.grad = gradient.clone()
@@ -76,3 +77,4 @@ def test_stacked_muon_takes_the_steps_of_torchs_muon() -> None:
         moved = (one - begun).norm()
         assert moved > 0.2
         assert (one - other).norm() < 0.02 * moved  # directions are computed in bf16
+    assert torch.equal(unused, torch.ones(8, 24))

@@ -12,8 +12,8 @@ from torch import Tensor
 class StackedMuon(torch.optim.Muon):
     """torch's Muon, which makes the matrices of one shape orthogonal together.
 
-    The numbers are torch's but for rounding. One by one, a hundred small matrices take some 2500 kernels a step, for
-    which a graphics card waits longer than for the model itself.
+    The numbers are torch's but for rounding. One by one, a hundred small matrices take some 2500 kernels a step, each
+    of which a graphics card gets from Python.
     """
 
     @torch.no_grad()
@@ -22,7 +22,8 @@ class StackedMuon(torch.optim.Muon):
         for group in self.param_groups:
             by_shape: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
-                by_shape[parameter.shape].append(parameter)
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
             for shape, matrices in by_shape.items():
                 self._step_together(group, shape, matrices)
 
