@@ -31,7 +31,7 @@ SUFFIXES: dict[str, Kind] = {
 }
 """What a sidecar's name adds to the stem of its song."""
 
-_SPEAKING = (".lyrics.txt", ".caption.txt", "_prompt.txt", "_lyrics.txt", ".lrc")
+SPEAKING_ENDINGS = (".lyrics.txt", ".caption.txt", "_prompt.txt", "_lyrics.txt", ".lrc")
 """Endings that only sidecars have; a file with one of them and no song is worth a word."""
 
 _WHOLE_TEXT: dict[Kind, str] = {
@@ -77,7 +77,7 @@ def pair(audio_names: Iterable[str], other_names: Iterable[str]) -> Pairing:
             exact.append((name, match[0], stems[match[1]]))
         elif (match := _longest_stem(name, similar, exact=False)) is not None:
             inexact.append((name, match[0], similar[match[1]]))
-        elif name.lower().endswith(_SPEAKING):
+        elif name.lower().endswith(SPEAKING_ENDINGS):
             pairing.without_audio.append(name)
     for name, kind, audio in [*exact, *inexact]:  # a song's own spelling first
         for audio_name in audio:

@@ -11,6 +11,7 @@ from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import atomic_folder, disk_errors, output_folder, safe_name
 from acestep.dataset.archive import LABEL_SUFFIXES, Extracted, extract_archive, portable_name
+from acestep.dataset.sidecars import SPEAKING_ENDINGS
 
 
 def take_in(files: Sequence[str | Path], root: str | Path, name: str = "", job: Job | None = None) -> Extracted:
@@ -69,7 +70,8 @@ def add_table(file: str | Path, folder: Path) -> Path:
 def _visible_name(path: Path) -> str:
     """The name of a dropped file, changed alike for a song and its label files, so that they still belong together."""
     name = path.name.lstrip(" .")
-    return portable_name(name if Path(name).suffix == path.suffix else f"unnamed{path.suffix}")
+    nothing_before = f".{name.lower()}" in (path.suffix.lower(), *SPEAKING_ENDINGS)
+    return portable_name(f"unnamed.{name}" if nothing_before else name)
 
 
 def _free(path: Path) -> Path:

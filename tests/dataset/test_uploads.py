@@ -35,7 +35,8 @@ def dropped(tmp_path: Path, song: Path, stem: str, number: int = 0) -> list[Path
 
 
 @pytest.mark.parametrize(
-    "stem", ["Hello (Live)", "Why me?", "My Song 🎵", "a" * 84, "...Baby", "Prélude n° 4", "dots. and more. ", "-"]
+    "stem",
+    ["Hello (Live)", "Why me?", "My Song 🎵", "a" * 84, "...Baby", "Prélude n° 4", "dots. and more. ", "-", " ", " .."],
 )
 def test_a_song_keeps_its_labels_whatever_it_is_called(tmp_path: Path, make_song: MakeSong, stem: str) -> None:
     result = take_in(dropped(tmp_path, make_song("one.wav"), stem), tmp_path / "songs", "drop")
