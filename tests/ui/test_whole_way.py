@@ -89,7 +89,8 @@ def test_the_whole_way_in_the_browser(server: Server, page: Page) -> None:
     assert len(pieces) == 2 and all(soundfile.info(piece).duration == pytest.approx(2, abs=0.1) for piece in pieces)
     export(page)
     (exported,) = (project / "lora_output" / "exports").glob("*.safetensors")
-    assert sum(name.endswith(".lora_down.weight") for name in load_file(exported)) == 48
+    learned = sum(name.endswith(".lora_A.weight") for name in load_file(run / "final" / "adapter_model.safetensors"))
+    assert sum(name.endswith(".lora_down.weight") for name in load_file(exported)) == learned > 0
 
     look_at_every_tab(page, server)
 
