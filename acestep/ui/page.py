@@ -126,12 +126,13 @@ class Page:
         """Look once a second, and at once when the page is opened or another tab is chosen.
 
         Every tab has a clock of its own, which goes while the tab is seen: a browser works on every output of a look,
-        changed or not, and with those of all tabs in one look that was half a core for an idle page.
+        changed or not, and with those of all tabs in one look that was half a core for an idle page. What was seen is
+        kept by tab as well: looks of two tabs may overlap, and the later to end would forget what the other has drawn.
         """
-        seen, first = gr.State({}), next(iter(self._blocks))
+        first = next(iter(self._blocks))
         clocks = {name: gr.Timer(LOOK_EVERY_S, active=name == first) for name in self._blocks}
         for name, block in self._blocks.items():
-            look, options = self._look(name, seen)
+            look, options = self._look(name)
             clocks[name].tick(look, trigger_mode="once", **options)
             if name == first:
                 blocks.load(look, **options)
@@ -142,8 +143,9 @@ class Page:
                 show_progress="hidden",
             ).then(look, **options)
 
-    def _look(self, tab: str, seen: gr.State) -> tuple[Callable[..., dict[Any, Any]], dict[str, Any]]:
+    def _look(self, tab: str) -> tuple[Callable[..., dict[Any, Any]], dict[str, Any]]:
         """What draws the frame and a tab anew where they have changed, and what it needs on the page."""
+        seen = gr.State({})
         watchers = [watcher for watcher in self.watchers if watcher.wires.tab in (FRAME, tab)]
         problems = [watcher.wires.problem for watcher in watchers]
         shown = [watcher.wires.parts[part] for watcher in watchers for part in watcher.outputs]

@@ -19,17 +19,25 @@ class OpenPage:
             part: f"{wires.tab}.{name}" for wires in page.tabs.values() for name, part in wires.parts.items()
         }
         self._looks = {function.name: function for function in blocks.fns.values()}
-        self._signs: Any = {}
+        self._signs: dict[Any, Any] = {}
 
     def look(self) -> dict[str, Any]:
         """One look; returns what it draws, by "tab.part", which then stands on the page."""
+        return self.show(self.ask())
+
+    def ask(self) -> dict[Any, Any]:
+        """The answer to a look, which has not reached the page yet."""
         look = self._looks[f"look_{self.tab}"]
         inputs = [self.holds.get(self._names[part], getattr(part, "value", None)) for part in look.inputs[1:]]
-        answer = look.fn(self._signs, *inputs)
+        return look.fn(self._signs.get(look.inputs[0], {}), *inputs)
+
+    def show(self, answer: dict[Any, Any]) -> dict[str, Any]:
+        """An answer reaches the page; returns what it draws."""
         drawn = {self._names[part]: update for part, update in answer.items() if part in self._names}
-        seen = next(update for part, update in answer.items() if part is look.inputs[0])
-        if not (isinstance(seen, dict) and seen.get("__type__") == "update"):  # nothing new was seen
-            self._signs = seen
+        for part, seen in answer.items():
+            nothing_new = isinstance(seen, dict) and seen.get("__type__") == "update"
+            if isinstance(part, gr.State) and part not in self._names and not nothing_new:
+                self._signs[part] = seen
         self.holds |= drawn
         return drawn
 

@@ -54,6 +54,17 @@ def test_pages_know_when_their_forms_are_drawn(app: App) -> None:
     assert all(window.holds[f"{tab}.{drawn(form)}"] is True for tab, form in tabs.items())
 
 
+def test_a_slow_look_at_one_tab_does_not_draw_another_anew(app: App) -> None:
+    """Nor takes from somebody what was typed there meanwhile."""
+    window = OpenPage(*build(app), "train")
+    late = window.ask()
+    window.tab = "dataset"
+    assert window.look()
+    window.show(late)
+    window.type("dataset.folder", "/my/songs")
+    assert not window.look() and window.holds["dataset.folder"] == "/my/songs"
+
+
 def test_the_demo_fills_the_form_of_an_open_page(app: App) -> None:
     window = opened(app, "train")
     app.fill(train=TrainSettings(max_steps=120), preset="demo")
