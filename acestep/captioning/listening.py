@@ -60,7 +60,6 @@ class Listener:
         Where the memory does not hold it, the model hears half as much, in excerpts from start to end, until no more
         than a window is left. Raises Stopped when the job is stopped, and UserError when even that does not fit.
         """
-
         shortest_s = min(self._settings.window_s, self.longest_s)
         while True:
             heard = excerpts(signal, self.longest_s, self._settings.window_s)

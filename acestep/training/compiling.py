@@ -93,7 +93,7 @@ def _compile(session: Session, job: Job, dynamic: bool | None = None) -> bool:
         limit = LARGEST_GRADIENT_ERROR["fp32" if session.model.transformer.dtype == torch.float32 else "mixed"]
         reason = "" if error <= limit else f"its gradients differ by {100 * error:.1f} %"
     except (FailOnRecompileLimitHit, RuntimeError, OSError, SubprocessError) as failure:
-        if isinstance(failure, RuntimeError) and lacks_memory(failure):
+        if lacks_memory(failure):
             raise
         reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
     if not reason:

@@ -175,11 +175,12 @@ class Trainer:
         return tensor.to(self.device, non_blocking=True)
 
     def gradients(self, flow: FlowModel) -> Gradients:
+        def losses(inputs: Inputs) -> Tensor:
+            return self.item_losses(self.model, flow, inputs)
+
         if self.device.type == "cuda":
-            return GraphedGradients(
-                self.model, lambda inputs: self.item_losses(self.model, flow, inputs), CONDITION_MULTIPLE
-            )
-        return Gradients(self.model, lambda inputs: self.item_losses(self.model, flow, inputs))
+            return GraphedGradients(self.model, losses, CONDITION_MULTIPLE)
+        return Gradients(self.model, losses)
 
     def attention(self) -> AbstractContextManager[None]:
         """Plain matrix products on a CPU: for so few tokens they are faster there than the fused kernel's backward."""
