@@ -11,7 +11,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from demo_model import adaptation_bench, evaluate_generation
-from demo_model.evaluate_generation import MEASURES, OCTAVES, SOURCES, Found, judge, lead_of, names_style
+from demo_model.evaluate_generation import (
+    CLASSES,
+    MEASURES,
+    OCTAVES,
+    SOURCES,
+    STRANGE,
+    Found,
+    judge,
+    lead_of,
+    names_style,
+    told_by_classifiers,
+)
 
 from acestep.audio.synth import Piece, draw_piece
 
@@ -20,7 +31,8 @@ NOTHING = np.zeros(1)
 
 
 def perfect(piece: Piece) -> Found:
-    return Found(piece.bpm, piece.keyscale, piece.timesignature, NOTHING, lead_of(piece), piece.style)
+    told = {name + ears: truth(piece) for name, truth in CLASSES.items() for ears in ("", STRANGE)}
+    return Found(piece.bpm, piece.keyscale, piece.timesignature, NOTHING, told)
 
 
 def recordings(generated: list[Found]) -> dict[str, list[Found]]:
@@ -52,6 +64,31 @@ def test_a_model_that_plays_half_of_the_tempi_twice_as_fast() -> None:
 def test_styles_are_judged_where_the_caption_names_them() -> None:
     named = [draw_piece(seed) for seed in range(300)]
     assert 0.9 < np.mean([names_style(piece) for piece in named]) < 1
+
+
+def test_what_the_vae_does_to_all_sounds_is_not_taken_for_another_instrument() -> None:
+    """Leads lie apart in one feature; the VAE shifts it by half of the distance, and tells itself by another."""
+    random = np.random.default_rng(0)
+    pieces = [draw_piece(seed) for seed in range(400)]
+    pieces = [piece for piece in pieces if lead_of(piece) in ("flute", "organ")]
+    half = len(pieces) // 2
+    lead = np.array([lead_of(piece) == "organ" for piece in pieces], float)
+
+    def features(coded: bool) -> np.ndarray:
+        fingerprint = np.full(len(pieces), float(coded))
+        values = np.stack([lead - 0.6 * coded, fingerprint], axis=1)
+        return values + 0.05 * random.standard_normal(values.shape)
+
+    found = {"generated": [Found(None, None, None, values) for values in features(coded=True)[half:]]}
+    told = told_by_classifiers(found, features(coded=False)[:half], features(coded=True)[:half], pieces[:half])
+    truths = [lead_of(piece) for piece in pieces[half:]]
+
+    def right(measure: str) -> float:
+        answers = [one.told[measure] for one in told["generated"]]
+        return np.mean([answer == truth for answer, truth in zip(answers, truths, strict=True)])
+
+    assert right("lead timbre") == 1
+    assert right("lead timbre" + STRANGE) < 0.7
 
 
 def test_requests_hold_every_label() -> None:
