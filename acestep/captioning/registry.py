@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from acestep.captioning.contract import Backend, BackendFacts, Field
+from acestep.captioning.contract import Backend, BackendFacts
 from acestep.core.errors import UserError, did_you_mean
 from acestep.settings.caption import CaptionSettings
 
@@ -34,12 +34,6 @@ def backend(name: str) -> Backend:
     module, _, make = BACKENDS[name].partition(":")
     made: Backend = getattr(importlib.import_module(module), make)()
     return made
-
-
-def backends_giving(field: Field) -> list[BackendFacts]:
-    """The backends that can tell a field, in the order of the table."""
-    known = (backend(name).facts for name in BACKENDS)
-    return [facts for facts in known if field in facts.gives]
 
 
 def model_name(facts: BackendFacts, settings: CaptionSettings) -> str:

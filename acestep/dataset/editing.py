@@ -170,14 +170,6 @@ class History:
         self._done: deque[Edit] = deque(maxlen=most)
         self._undone: list[Edit] = []
 
-    @property
-    def can_undo(self) -> bool:
-        return bool(self._done)
-
-    @property
-    def can_redo(self) -> bool:
-        return bool(self._undone)
-
     def apply(self, draft: Draft) -> Edit:
         """Make an edit. Raises UserError, with nothing changed, when it cannot be kept or the draft is outdated."""
         if draft.settings is not None and self.file is None:

@@ -65,11 +65,6 @@ def save_labels(dataset: Dataset, changes: Sequence[tuple[Song, Set[str]]], file
     return written
 
 
-def save_song(dataset: Dataset, song: Song) -> Path:
-    """Write what the user typed for one song into its song.json and return the path of it."""
-    return save_labels(dataset, [(song, NOT_SAID.keys())], None)[0].path
-
-
 def restore(written: Sequence[Written]) -> list[Path]:
     """Give sidecars their earlier bytes back, except those that somebody changed since, which are returned."""
     changed, earlier = [], {}

@@ -35,9 +35,6 @@ ALIASES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
 """Every label a source can give → the names it may have, the preferred one first. Names are compared in lower
 case, with underscores for blanks and hyphens."""
 
-MEASURED = frozenset({"duration", "length"})
-"""Names that sources give to what is measured from the audio instead."""
-
 _SECTION_TAG = re.compile(r"\[[^\[\]\n]*\]")
 _FIELD_OF = MappingProxyType({alias: name for name, aliases in ALIASES.items() for alias in aliases})
 

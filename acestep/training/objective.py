@@ -39,11 +39,6 @@ def item_losses(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction.float() - target.float()).square().mean(dim=(1, 2))
 
 
-def flow_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean of the item losses: the loss of a batch of N is the mean of N batches of one."""
-    return item_losses(prediction, target).mean()
-
-
 def _model_draw(mu: float, sigma: float, generator: torch.Generator) -> float:
     # The model's sampler draws two values, keeps the larger as t, and then sets r = t.
     draws = torch.randn(2, generator=generator).mul(sigma).add(mu).sigmoid()

@@ -38,7 +38,7 @@ from acestep.captioning.registry import BACKENDS
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.dataset.dataset import Dataset
-from acestep.dataset.label_files import save_song
+from acestep.dataset.editing import History, set_labels
 from acestep.dataset.scan import scan_folder
 from acestep.dataset.song import Song
 from acestep.dataset.store import load_dataset, save_dataset
@@ -186,8 +186,7 @@ def test_files_and_hands_outrank_backends_and_are_replaced_only_when_all_is_aske
     assert dataset.songs[0].caption == "a file's caption" and not dataset.songs[0].overruled
     content = notes(songs, "song001")
     (songs / "song001.json").write_text(json.dumps(content | {"caption": "by a text editor"}), encoding="utf-8")
-    dataset.songs[2].edit(caption="by hand", genre="")
-    save_song(dataset, dataset.songs[2])
+    History(dataset).apply(set_labels([dataset.songs[2]], caption="by hand", genre=""))
     said = ["a file's caption", "by a text editor", "by hand"]
     for fill in ("missing", "machine"):
         label(songs, everything("meter", fill=fill))
@@ -485,8 +484,7 @@ def test_what_is_written_into_a_sidecar_while_the_batch_runs_stays(songs: Path, 
         content = json.loads(song.path.with_suffix(".json").read_text(encoding="utf-8"))
         if song.path.name == "song000.wav":
             other = scan_folder(songs)
-            other.songs[0].edit(caption="typed in another window")
-            save_song(other, other.songs[0])
+            History(other).apply(set_labels([other.songs[0]], caption="typed in another window"))
         elif song.path.name == "song001.wav":
             content |= {"caption": "by a text editor", "keyscale": "H sharp"}
             song.path.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")

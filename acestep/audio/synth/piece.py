@@ -129,16 +129,6 @@ class Piece:
         return self.sections[self.section_number_of(bar)]
 
     @property
-    def section_spans(self) -> tuple[tuple[str, float, float], ...]:
-        """(section, start, end) in seconds, from 0 to `duration_s` without gaps; those without a bar are left out."""
-        numbers = [self.section_number_of(bar) for bar in range(self.bars)]
-        starts = [bar for bar in range(self.bars) if bar == 0 or numbers[bar] != numbers[bar - 1]]
-        ends = [*(bar * self.bar_s for bar in starts[1:]), self.duration_s]
-        return tuple(
-            (self.sections[numbers[bar]], bar * self.bar_s, end_s) for bar, end_s in zip(starts, ends, strict=True)
-        )
-
-    @property
     def tonic(self) -> int:
         """Semitones of the key's tonic above C."""
         return NAMES[self.mode].index(self.key)
