@@ -77,7 +77,7 @@ def main() -> None:
     adaptation.add_argument("--preset", help="a preset for the training; left out: default settings")
     adaptation.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings that win over it")
     adaptation.add_argument("--regularization", type=int, default=0, help="songs of the base trained on beside them")
-    adaptation.add_argument("--caption", default="", help="said of all songs trained on, instead of their own captions")
+    adaptation.add_argument("--caption", default="", help="said of all songs instead of their own")
     adaptation.add_argument("--seconds", type=float, default=120.0, help="the training is stopped after so long")
     adaptation.add_argument("--judged", type=int, default=16, help="songs whose loss is measured, at most 16")
     adaptation.add_argument("--seeds", type=int, default=3)

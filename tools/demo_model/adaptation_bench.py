@@ -115,12 +115,22 @@ class Songs:
 
 
 class Bench:
-    """The model without adapter and everything that it and its adapters are compared with."""
+    """The model without adapter and everything that it and its adapters are compared with.
+
+    A `caption` is said of all pieces of the style in the place of their own.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, style: str, played: int, judged: int, sampling: Sampling, folder: Path
+        self,
+        checkpoint: Checkpoint,
+        style: str,
+        played: int,
+        judged: int,
+        sampling: Sampling,
+        folder: Path,
+        caption: str = "",
     ) -> None:
-        self.checkpoint, self.sampling = checkpoint, sampling
+        self.checkpoint, self.sampling, self.caption = checkpoint, sampling, caption
         choice = choose_device("cpu")
         self.parts: Parts = load_parts(checkpoint, choice)
         self.flow = FlowModel(
@@ -150,8 +160,12 @@ class Bench:
         coded = (decode_latents(vae, encode_audio(vae, render_piece(piece), "mean", seed=0)) for piece in pieces)
         return np.mean([statistics_of(samples) for samples in coded], axis=0)
 
+    def said(self, caption: str, form: str) -> str:
+        """What the prompt says of a piece with this caption."""
+        return CAPTIONS[form](self.caption or caption)
+
     def request(self, piece: Piece, form: str) -> GenerateSettings:
-        return request_for(piece, self.sampling).changed(caption=CAPTIONS[form](piece.caption))
+        return request_for(piece, self.sampling).changed(caption=self.said(piece.caption, form))
 
     def play(self, form: str) -> list[np.ndarray]:
         """The held-out pieces as the model plays them now, prompted in one of the forms.  (2, N) each."""
@@ -165,7 +179,7 @@ class Bench:
         """Validation loss of the model as it stands, with the songs' own prompts or with another form of them."""
         chosen = songs.songs
         if form is not None:
-            texts = (replace(labels, caption=CAPTIONS[form](labels.caption)) for labels in songs.labels)
+            texts = (replace(labels, caption=self.said(labels.caption, form)) for labels in songs.labels)
             chosen = [
                 replace(song, condition=self.condition(labels)) for song, labels in zip(chosen, texts, strict=True)
             ]

@@ -53,9 +53,9 @@ CURVE_POINTS = 10
 class Plan:
     """What is trained and how it is judged.
 
-    `regularization` songs of the base are trained on beside those of the style, all with `caption` instead of their own
-    where one is given; `longest_s` ends a training; `played` pieces are heard each time; of the style and of the base,
-    `judged` songs (at most 16) have their loss measured.
+    `regularization` songs of the base are trained on beside those of the style; where a `caption` is given, it is said
+    of all songs in the place of their own, in training as in judging; `longest_s` ends a training; `played` pieces are
+    heard each time; of the style and of the base, `judged` songs (at most 16) have their loss measured.
     """
 
     style: str = "toybox"
@@ -91,7 +91,7 @@ def evaluate_adaptation(checkpoint: Path, plan: Plan, out: Path, threads: int) -
     found = resolve_checkpoint(checkpoint)
     with tempfile.TemporaryDirectory(prefix="acestep-adaptation-") as place:
         folder = Path(place)
-        bench = Bench(found, plan.style, plan.played, plan.judged, plan.sampling, folder)
+        bench = Bench(found, plan.style, plan.played, plan.judged, plan.sampling, folder, plan.caption)
         before = judged(bench)
         stores = {}
         results = []
