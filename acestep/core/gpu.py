@@ -10,9 +10,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Any
 
 from acestep.core.jobs import Job
@@ -199,7 +198,7 @@ class GpuSummary:
         )
 
 
-class GpuMonitor(AbstractContextManager["GpuMonitor"]):
+class GpuMonitor:
     """A thread that reads the card every `every_s` seconds, calls `alert` when memory runs short, and sums up.
 
     `wait` pauses for so many seconds and says whether to end; the monitor's own ends at once when it is stopped.
@@ -228,9 +227,7 @@ class GpuMonitor(AbstractContextManager["GpuMonitor"]):
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def stop(self) -> GpuSummary | None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -179,68 +179,84 @@ def heavy_job(title: str) -> Iterator[None]:
     if not _held_by_this_process.acquire(blocking=False):
         raise UserError("Another job is running in this program.", fix="Wait for it or stop it first.")
     try:
-        if _depth:
+        with contextlib.nullcontext() if _depth else _machine_held(title):
             _depth += 1
             try:
                 yield
             finally:
                 _depth -= 1
-            return
-        folder = state_folder()
-        lock = FileLock(folder / "heavy-job.lock")
-        note = folder / "heavy-job.json"
-        try:
-            with disk_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                lock.acquire(timeout=0)
-        except Timeout as error:
-            if _held_for_us(note):
-                yield
-                return
-            raise UserError(
-                f"Another job is running on this machine{_describe(note)}.", fix="Wait for it or stop it first."
-            ) from error
-        try:
-            _depth = 1
-            facts = {"title": title, "pid": os.getpid(), "started": time.time()}
-            with contextlib.suppress(OSError):  # the note only decorates the message a second job gets
-                note.write_text(json.dumps(facts), encoding="utf-8")
-            yield
-        finally:
-            _depth = 0
-            with contextlib.suppress(OSError):
-                note.unlink()
-            lock.release()
     finally:
         _held_by_this_process.release()
+
+
+@contextlib.contextmanager
+def _machine_held(title: str) -> Iterator[None]:
+    """No other process of this user holds the machine, except one that started this program as a part of its job."""
+    lock, note = FileLock(state_folder() / "heavy-job.lock"), _note_file()
+    try:
+        with disk_errors(note.parent):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        holder = _holder()
+        if holder is not None and str(holder.pid) == os.environ.get(_HOLDER_VARIABLE):
+            yield
+            return
+        raise UserError(
+            f"Another job is running on this machine{f' ({holder})' if holder else ''}.",
+            fix="Wait for it or stop it first.",
+        ) from error
+    try:
+        facts = asdict(_Holder(title, os.getpid(), time.time()))
+        with contextlib.suppress(OSError):  # the note only decorates the message a second job gets
+            note.write_text(json.dumps(facts), encoding="utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            note.unlink()
+        lock.release()
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """The job that holds the machine, as it noted itself beside the lock."""
+
+    title: str
+    pid: int
+    started: float
+
+    def __str__(self) -> str:
+        minutes = max(0, int((time.time() - self.started) / 60))
+        return f'"{self.title}", process {self.pid}, for {minutes} min'
+
+
+def _note_file() -> Path:
+    return state_folder() / "heavy-job.json"
+
+
+def _holder() -> _Holder | None:
+    """What the note says; None where there is none, or one that is cut off."""
+    try:
+        facts = json.loads(_note_file().read_text(encoding="utf-8"))
+        return _Holder(str(facts["title"]), int(facts["pid"]), float(facts["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def job_elsewhere() -> str:
     """Title of the heavy job that another program of this user runs on this machine; empty where there is none."""
     import psutil
 
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):  # no note, or of a job that died
-        facts = json.loads((state_folder() / "heavy-job.json").read_text(encoding="utf-8"))
-        if facts["pid"] != os.getpid() and psutil.Process(facts["pid"]).create_time() <= facts["started"]:
-            return str(facts["title"])
-    return ""
+    holder = _holder()
+    if holder is None or holder.pid == os.getpid():
+        return ""
+    try:
+        alive = psutil.Process(holder.pid).create_time() <= holder.started
+    except (psutil.Error, ValueError):  # the job died, or the note was damaged
+        return ""
+    return holder.title if alive else ""
 
 
 def as_part_of_this_job() -> dict[str, str]:
     """Environment for a program started as a part of the heavy job that this process holds."""
     return {**os.environ, _HOLDER_VARIABLE: str(os.getpid())}
-
-
-def _held_for_us(note: Path) -> bool:
-    """Whether the job that holds the machine is the one this program was started as a part of."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no note: then it is another's job
-        return str(json.loads(note.read_text(encoding="utf-8"))["pid"]) == os.environ.get(_HOLDER_VARIABLE)
-    return False
-
-
-def _describe(note: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # as above
-        facts = json.loads(note.read_text(encoding="utf-8"))
-        minutes = max(0, int((time.time() - facts["started"]) / 60))
-        return f' ("{facts["title"]}", process {facts["pid"]}, for {minutes} min)'
-    return ""
