@@ -15,7 +15,7 @@ PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v", "o")
 
 _MODULE = re.compile(r"layers\.\d+\.((self|cross)_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)", re.ASCII)
 _LAYERS = re.compile(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", re.ASCII)
-_HIGHEST_RANK = 512
+HIGHEST_RANK = 512
 
 
 class AdapterSettings(Settings):
@@ -41,7 +41,7 @@ class AdapterSettings(Settings):
         "", "Layers that get the adapter, counted from 0, such as 0-11,20; empty takes all.", group="adapter"
     )
 
-    rank: int = knob(64, "LoRA rank: capacity of the adapter.", group="lora", level="basic", ge=1, le=_HIGHEST_RANK)
+    rank: int = knob(64, "LoRA rank: capacity of the adapter.", group="lora", level="basic", ge=1, le=HIGHEST_RANK)
     alpha: float = knob(128.0, "LoRA alpha: strength is alpha / rank.", group="lora", level="basic", gt=0, le=2048)
     dropout: float = knob(0.1, "Share of adapter inputs dropped in a step.", group="lora", ge=0, lt=1)
     rslora: bool = knob(False, "Rank-stabilised LoRA: strength is alpha / sqrt(rank).", group="lora")
@@ -107,7 +107,7 @@ class AdapterSettings(Settings):
         for name, number in pattern.items():
             if not _MODULE.fullmatch(name):
                 raise ValueError(f'"{name}" is no module such as layers.0.self_attn.q_proj or layers.0.mlp.up_proj')
-            if not (number > 0 and (isinstance(number, float) or number <= _HIGHEST_RANK)):
+            if not (number > 0 and (isinstance(number, float) or number <= HIGHEST_RANK)):
                 raise ValueError(f"{number:g} for {name} is out of bounds")
         return pattern
 

@@ -117,6 +117,17 @@ class ForeignReader:
         self.sections.setdefault(section, {})[setting] = checked
         return True
 
+    def set_optimizer_and_rate(self) -> None:
+        """An optimizer that there is no such choice for takes a rate that was meant for it alone away with it."""
+        optimizer, rate = self.given.get("optimizer_type"), self.value("learning_rate")
+        known = optimizer is None or self.set("optimizer", optimizer, "optimizer_type")
+        if rate is None:
+            return
+        if known or rate <= HIGHEST_FIXED_RATE:
+            self.set("learning_rate", rate, "learning_rate")
+        else:
+            self.ignore("learning_rate", f"not used: a rate of {rate:g} is meant for {optimizer}.")
+
     def set_best_after(self, epoch: int, epochs: int, name: str) -> None:
         """An epoch from which the best is looked for becomes a share of the run."""
         if epoch >= epochs:

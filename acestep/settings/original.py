@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from acestep.core.errors import UserError
-from acestep.settings.foreign import HIGHEST_FIXED_RATE, ForeignKey, ForeignReader, Imported
+from acestep.settings.foreign import ForeignKey, ForeignReader, Imported
 
 PROGRAM = "ace-lora-trainer"
 
@@ -56,12 +56,7 @@ TRAINING_KEYS: tuple[ForeignKey, ...] = (
     _K("loss_weighting", "text", "loss_weighting", neutral=("none",)),
     _K("snr_gamma", "number", "snr_gamma", matters=_WITH_SNR),
     _K("max_latent_length", "whole", "max_latent_length"),
-    _K(
-        "gradient_checkpointing",
-        "switch",
-        "gradient_checkpointing",
-        aliases=("gradient_checkpointing_enabled",),
-    ),
+    _K("gradient_checkpointing", "switch", "gradient_checkpointing", aliases=("gradient_checkpointing_enabled",)),
     _K("encoder_offloading", "switch", aliases=("encoder_offloading_enabled",), reason=_NO_ENCODERS),
     _K("torch_compile", "switch", "compile", neutral=(False,), aliases=("torch_compile_enabled",), by_hand=True),
     _K("auto_save_best_after", "whole", "best_after_share", by_hand=True),
@@ -167,19 +162,12 @@ def _read_training(reader: ForeignReader) -> None:
 
 def _read_optimizer(reader: ForeignReader) -> None:
     """Its constant rate warms up, and Prodigy always gets that one."""
-    rate, optimizer = reader.given.get("learning_rate"), reader.given.get("optimizer_type")
     schedule = reader.given.get("scheduler_type")
-    if schedule == "constant" or (optimizer == "prodigy" and schedule):
+    if schedule == "constant" or (schedule and reader.given.get("optimizer_type") == "prodigy"):
         schedule = "constant_with_warmup"
     if schedule:
         reader.set("schedule", schedule, "scheduler_type")
-    known = optimizer is None or reader.set("optimizer", optimizer, "optimizer_type")
-    if rate is None:
-        return
-    if known or rate <= HIGHEST_FIXED_RATE:
-        reader.set("learning_rate", rate, "learning_rate")
-    else:
-        reader.ignore("learning_rate", f"not used: a rate of {rate:g} is meant for {optimizer}.")
+    reader.set_optimizer_and_rate()
 
 
 def _read_end(reader: ForeignReader) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from acestep.settings.advice import FRAMES_PER_SECOND
-from acestep.settings.foreign import HIGHEST_FIXED_RATE, ForeignKey, ForeignReader, Imported
+from acestep.settings.foreign import ForeignKey, ForeignReader, Imported
 from acestep.settings.formula import Formula
 from acestep.settings.train import TrainSettings
 
@@ -98,14 +98,7 @@ KEYS: tuple[ForeignKey, ...] = (
     _K("cfg_ratio", "number", "condition_dropout", default=0.15),
     _K("loss_weighting", "text", "loss_weighting", neutral=("none",)),
     _K("snr_gamma", "number", "snr_gamma", matters=("loss_weighting", ("min_snr",))),
-    _K(
-        "save_every",
-        "whole",
-        "save_every_epochs",
-        default=50,
-        by_hand=True,
-        aliases=("save_every_n_epochs",),
-    ),
+    _K("save_every", "whole", "save_every_epochs", default=50, by_hand=True, aliases=("save_every_n_epochs",)),
     _K("save_best", "switch", default=True, neutral=(True,), reason="not needed: the best step is always kept here."),
     _K("save_best_after", "whole", "best_after_share", default=200, by_hand=True),
     _K("save_best_every_n_steps", "whole", neutral=(0,), reason="not used: each validation looks for the best here."),
@@ -149,7 +142,7 @@ def from_side_step(values: Mapping[str, Any]) -> Imported:
     _read_targets(reader)
     _read_length(reader)
     _read_window(reader)
-    _read_optimizer(reader)
+    reader.set_optimizer_and_rate()
     _read_schedule(reader)
     _read_checkpointing(reader)
     _read_validation(reader)
@@ -294,16 +287,6 @@ def _read_window(reader: ForeignReader) -> None:
     if not chosen:
         reader.notes.append("Trains on whole songs, as there; a max_latent_length of 1500 takes far less memory.")
     reader.set("max_latent_length", chosen, "max_latent_length")
-
-
-def _read_optimizer(reader: ForeignReader) -> None:
-    rate = reader.value("learning_rate")
-    optimizer = reader.given.get("optimizer_type")
-    known = optimizer is None or reader.set("optimizer", optimizer, "optimizer_type")
-    if not known and rate > HIGHEST_FIXED_RATE:
-        reader.ignore("learning_rate", f"not used: a rate of {rate:g} is meant for {optimizer}.")
-    else:
-        reader.set("learning_rate", rate, "learning_rate")
 
 
 def _read_schedule(reader: ForeignReader) -> None:

@@ -29,12 +29,11 @@ from acestep.core.jobs import Job
 from acestep.core.paths import write_json
 from acestep.model.names import module_to_diffusers, module_to_original
 from acestep.settings import AdapterSettings, TrainSettings
+from acestep.settings.adapter import HIGHEST_RANK
 from acestep.training.data import Batch, Flow, Sample, TrainingData, derived_generator, draw_batch
 from acestep.training.forward import FlowModel
 from acestep.training.objective import weighted
 from acestep.training.processes import FP16_LOSS_SCALE
-
-HIGHEST_RANK = 512
 
 
 @dataclass(frozen=True)
@@ -200,12 +199,12 @@ class RankBounds:
         return min(max(round(rank / self.multiple) * self.multiple, self.lowest), self.highest)
 
 
-def rank_pattern(scores: Sequence[Score], rank: int, bounds: RankBounds | None = None) -> dict[str, int]:
+def rank_pattern(scores: Sequence[Score], rank: int) -> dict[str, int]:
     """Rank of each module, more where Fisher is high: rank · √(F / median F), rounded and bounded."""
     middle = median(score.fisher for score in scores)
     if not middle:
         raise UserError("Half of the modules have no gradient, so ranks cannot be told.", fix="Use more batches.")
-    bounds = bounds or RankBounds.around(rank)
+    bounds = RankBounds.around(rank)
     return {score.name: bounds.nearest(rank * math.sqrt(score.fisher / middle)) for score in scores}
 
 
