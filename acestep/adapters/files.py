@@ -26,6 +26,7 @@ SaveDtype = Literal["fp32", "bf16"]
 STORED: dict[SaveDtype, str] = {"bf16": "BF16", "fp32": "F32"}
 """What safetensors calls the types that adapters are stored in."""
 
+_ROW_LENGTHS = ("lora_magnitude_vector", "dora_scale")
 _PICKLES = ("adapter_model.bin", "lora_weights.pt", "lokr_weights.pt", "loha_weights.pt")
 
 
@@ -163,9 +164,6 @@ def read_tensors(source: AdapterSource) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{source.weights} is damaged.", fix="Copy or download it again.", detail=str(error)) from error
     return {name: tensors[key] for name, key in source.keys.items()}
-
-
-_ROW_LENGTHS = ("lora_magnitude_vector", "dora_scale")
 
 
 def write_adapter_files(

@@ -42,7 +42,6 @@ _CHANGES_THE_MODEL = (
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that leave the base model's weights alone (PiSSA, OLoRA and others do not)."""
 
-
 _SPECS: dict[str, tuple[str, type[Spec]]] = {"LORA": ("lora", LoraSpec), "OFT": ("oft", OftSpec)}
 """Our kind and its spec for each `peft_type`."""
 
@@ -153,9 +152,7 @@ def _refuse_unknown_mathematics(config: dict[str, Any], source: Path) -> None:
         used.append("bias")
     if config["peft_type"] == "OFT" and _version(config.get("peft_version")) < _version(_CAYLEY_VERSION):
         used.append("use_cayley_neumann")  # computed otherwise by older versions
-    if not any(
-        config.get("init_lora_weights") is start or config.get("init_lora_weights") == start for start in _PLAIN_STARTS
-    ):
+    if config.get("init_lora_weights") not in _PLAIN_STARTS:
         used.append("init_lora_weights")
     if used:
         raise UserError(

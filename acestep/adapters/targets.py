@@ -114,7 +114,7 @@ def target_names(modules: Iterable[str], transformer: nn.Module) -> list[str]:
             if all(other in chosen for other in known if names_module(end, other)):
                 names[end] = None
                 break
-    return sorted(names, key=lambda name: (name.count("."), list(names).index(name)))
+    return sorted(names, key=lambda name: name.count("."))
 
 
 def wrappable_modules(transformer: nn.Module) -> list[str]:

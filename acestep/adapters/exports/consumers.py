@@ -141,8 +141,6 @@ def _product(up: Tensor, down: Tensor, scale: float, shape: tuple[int, ...]) -> 
 
 
 _KRONECKER = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
-
-
 _HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 

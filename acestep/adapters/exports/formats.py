@@ -33,9 +33,7 @@ from acestep.model.names import module_to_original
 from acestep.model.weights import Entry, write_safetensors
 from acestep.settings.export import ExportFormat
 
-Format = ExportFormat
-FORMATS: tuple[Format, ...] = get_args(Format)
-DoraRoute = Literal["diff", "refit"]
+FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 COMFYUI_PREFIX = "diffusion_model.decoder."
@@ -48,7 +46,7 @@ class ExportOptions:
     """How to export. `refit_rank` 0 takes twice the adapter's own rank, and 64 for OFT, which has none."""
 
     dtype: SaveDtype = "bf16"
-    dora: DoraRoute = "diff"
+    dora: Literal["diff", "refit"] = "diff"
     refit_rank: int = 0
     model_name: str = ""
 
@@ -57,7 +55,7 @@ class ExportOptions:
 class ExportReport:
     """What was written. `new` is False when the same files were there already."""
 
-    format: Format
+    format: ExportFormat
     path: Path
     new: bool
     modules: int
@@ -93,7 +91,7 @@ class _Content:
 
 def export_adapter(
     adapter: OpenAdapter,
-    to: Format,
+    to: ExportFormat,
     out: Path,
     options: ExportOptions = ExportOptions(),
     job: Job | None = None,
@@ -129,9 +127,7 @@ def export_adapter(
     return _report(to, out, new, len(adapter.modules), len(content.shapes), content.notes)
 
 
-def _report(
-    to: Format, path: Path, new: bool, modules: int, tensors: int, notes: list[str] | tuple[str, ...]
-) -> ExportReport:
+def _report(to: ExportFormat, path: Path, new: bool, modules: int, tensors: int, notes: list[str]) -> ExportReport:
     files = [path] if path.is_file() else list(path.rglob("*.safetensors"))
     size = sum(file.stat().st_size for file in files)
     return ExportReport(to, path, new, modules, tensors, size, tuple(notes))
@@ -158,7 +154,7 @@ def _write(content: _Content, path: Path, dtype: SaveDtype, job: Job) -> None:
 
 def _own_format(
     adapter: OpenAdapter,
-    to: Format,
+    to: ExportFormat,
     out: Path,
     options: ExportOptions,
     finish: Callable[[Path], None] | None,
@@ -169,7 +165,7 @@ def _own_format(
         raise UserError(
             "The ACE-Step app does not read LoHa.", fix="Merge it into the model with acestep merge, and load that."
         )
-    native: Format = "peft" if family.config_file == CONFIG_FILE else "lycoris"
+    native: ExportFormat = "peft" if family.config_file == CONFIG_FILE else "lycoris"
     if native != to:
         raise UserError(
             f"A {adapter.adapter.name} adapter has no {to} form that the ACE-Step app reads.",
@@ -208,12 +204,7 @@ def _comfyui(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Content
             "weight is stored: exact, but as large as the weights themselves. --dora refit makes a small file."
         )
     elif adapter.source.kind == "lora":
-        for module in adapter.modules:
-            own = adapter.tensors_of(module)
-            rank = own["lora_A.weight"].shape[0]
-            # ComfyUI multiplies with alpha / rank and knows no other rule
-            alpha = adapter.spec.scale_of(module_to_original(module)) * rank
-            _comfyui_low_rank(content, module, own["lora_A.weight"], own["lora_B.weight"], alpha)
+        _add_lora(content, adapter, _comfyui_low_rank)
     else:
         add = _add_kronecker if adapter.source.kind == "lokr" else _add_hadamard
         for module in adapter.modules:
@@ -284,11 +275,7 @@ def _diffusers(adapter: OpenAdapter, options: ExportOptions, job: Job) -> _Conte
             fix="Re-fit it to a plain LoRA with --dora refit, or merge it into the model with acestep merge.",
         )
     elif adapter.source.kind == "lora":
-        for module in adapter.modules:
-            own = adapter.tensors_of(module)
-            rank = own["lora_A.weight"].shape[0]
-            alpha = adapter.spec.scale_of(module_to_original(module)) * rank
-            _diffusers_low_rank(content, module, own["lora_A.weight"], own["lora_B.weight"], alpha)
+        _add_lora(content, adapter, _diffusers_low_rank)
     elif adapter.source.kind == "lokr":
         for name, tensor in lokr_entries(adapter, kronecker_scale).items():
             content.add(name, tensor)
@@ -312,13 +299,19 @@ def _diffusers_low_rank(content: _Content, module: str, down: Tensor, up: Tensor
 # both -------------------------------------------------------------------------------------------------------------
 
 
-def _add_refit(
-    content: _Content,
-    adapter: OpenAdapter,
-    options: ExportOptions,
-    job: Job,
-    add: Callable[[_Content, str, Tensor, Tensor, float], None],
-) -> None:
+_AddLowRank = Callable[[_Content, str, Tensor, Tensor, float], None]
+"""Adds the factors of a module, down [rank, in] and up [out, rank], whose product counts alpha / rank."""
+
+
+def _add_lora(content: _Content, adapter: OpenAdapter, add: _AddLowRank) -> None:
+    """Both programs know alpha / rank and no other rule of scale, so rsLoRA's goes into alpha."""
+    for module in adapter.modules:
+        own = adapter.tensors_of(module)
+        down, up = own["lora_A.weight"], own["lora_B.weight"]
+        add(content, module, down, up, adapter.spec.scale_of(module_to_original(module)) * down.shape[0])
+
+
+def _add_refit(content: _Content, adapter: OpenAdapter, options: ExportOptions, job: Job, add: _AddLowRank) -> None:
     """Replace each module's difference by its best low-rank approximation, and say how good it is."""
     adapter.require_base("A re-fit needs the difference of every module")
     error = RefitError()

@@ -26,7 +26,7 @@ from acestep.adapters.targets import EVERY_LINEAR
 from acestep.core.errors import UserError
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.loading import stored_part
-from acestep.model.names import module_to_diffusers, module_to_original
+from acestep.model.names import module_to_original
 from acestep.model.streaming import read_tensors as read_stored
 
 Shapes = dict[str, tuple[int, ...]]
@@ -239,7 +239,7 @@ def _skeleton(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, nn.Pa
             )
         layer.weight = weights[name]
         parent = root
-        *path, leaf = module_to_diffusers(name).split(".")
+        *path, leaf = name.split(".")
         for part in path:
             if part not in parent._modules:
                 parent.add_module(part, nn.Module())
