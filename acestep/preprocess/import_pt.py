@@ -39,7 +39,7 @@ from acestep.preprocess.store import (
     write_tensors,
 )
 from acestep.preprocess.work import Work
-from acestep.settings.dataset import DatasetSettings
+from acestep.settings.dataset import DatasetSettings, TagPosition
 from acestep.settings.preprocess import Normalization, PreprocessSettings
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ _DAMAGE = (
     *(KeyError, IndexError, TypeError, AttributeError, AssertionError, OverflowError),
 )
 
-_POSITIONS = ("prepend", "append", "replace")
 _UNFINISHED = ".tmp.pt"
 
 
@@ -100,10 +99,15 @@ def import_pt_folder(
         raise UserError(f"{target} holds the .pt files themselves.", fix="Choose another folder for the tensors.")
     prepare_folder(target)
     info = _store_info(source, checkpoint, device, precision)
-    songs, positions = _read_all(source, target, info, checkpoint.config.latent_width, job)
+    songs, positions = _read_all(source, target, info, job)
     dataset = _dataset(source, songs, positions)
-    info = _with_dataset(info, dataset.settings)
-    _refuse_other_songs(target, songs, checkpoint, info)
+    info = replace(
+        info,
+        dataset_name=dataset.settings.name,
+        trigger_word=dataset.settings.trigger_word,
+        tag_position=dataset.settings.tag_position,
+    )
+    _refuse_other_songs(target, songs, info)
     plan = make_plan(dataset, songs, target, info)
     job.say(
         f"The latents of {len(songs)} songs are kept; their conditions are made from the labels, because the stored "
@@ -169,9 +173,7 @@ def _store_info(source: _Source, checkpoint: Checkpoint, device: DeviceName, pre
     )
 
 
-def _read_all(
-    source: _Source, target: Path, info: StoreInfo, width: int, job: Job
-) -> tuple[list[Song], list[str | None]]:
+def _read_all(source: _Source, target: Path, info: StoreInfo, job: Job) -> tuple[list[Song], list[str | None]]:
     """Write the latents of every usable file; the songs, and where each has its trigger word."""
     songs: dict[str, Song] = {}
     positions = []
@@ -179,7 +181,7 @@ def _read_all(
         for file in source.files:
             job.check_stop()
             try:
-                item = _read_item(source, file, width)
+                item = _read_item(source, file, info.latent_width)
             except UserError as error:
                 source.problems.append(Problem(file.name, str(error)))
                 job.warn(f"{file.name}: {error}")
@@ -234,7 +236,7 @@ def _read_item(source: _Source, file: Path, width: int) -> _Item:
     if song.lyrics and not song.is_instrumental and "language" not in values:
         source.problems.append(Problem(file.name, "it names no language for its lyrics.", "warning"))
     position = metadata.get("tag_position", source.metadata.get("tag_position"))
-    return _Item(song, latents, position if position in _POSITIONS else None)
+    return _Item(song, latents, position if position in typing.get_args(TagPosition) else None)
 
 
 def _untag(song: Song, source: _Source) -> None:
@@ -302,15 +304,6 @@ def _dataset(source: _Source, songs: list[Song], positions: list[str | None]) ->
     return Dataset(source.folder, settings.changed(**changes), songs)
 
 
-def _with_dataset(info: StoreInfo, settings: DatasetSettings) -> StoreInfo:
-    return replace(
-        info,
-        dataset_name=settings.name,
-        trigger_word=settings.trigger_word,
-        tag_position=settings.tag_position,
-    )
-
-
 def _text(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
 
@@ -320,12 +313,12 @@ def _most(values: list[str]) -> str | None:
     return max(dict.fromkeys(values), key=values.count, default=None)
 
 
-def _refuse_other_songs(target: Path, songs: list[Song], checkpoint: Checkpoint, info: StoreInfo) -> None:
+def _refuse_other_songs(target: Path, songs: list[Song], info: StoreInfo) -> None:
     """The end of the work removes tensors that belong to no song of it: never those of another dataset."""
     if not (target / INDEX_NAME).exists():
         return
     store = TensorStore.open(target)
-    refuse_other_model(store, checkpoint.name, info.vae_fingerprint, info.condition_fingerprint)
+    refuse_other_model(store, info.checkpoint_name, info.vae_fingerprint, info.condition_fingerprint)
     here = {song.id for song in songs}
     if any(stored.id not in here for stored in store.songs):
         remove_orphans(target, store.songs)  # the latents just written

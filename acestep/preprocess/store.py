@@ -23,7 +23,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from acestep.core.errors import UserError
 from acestep.core.paths import atomic_file, existing_folder, inside, read_json, value_hash, write_text
+from acestep.model.prompt import TAG_PLACES
 from acestep.settings.dataset import TagPosition
+from acestep.settings.preprocess import Normalization
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +69,7 @@ class StoreInfo:
     condition_fingerprint: str
     latent_width: Count
     precision: Literal["bf16", "fp16", "fp32"]
-    normalize: Literal["none", "peak", "lufs", "peak_lufs"]
+    normalize: Normalization
     max_duration_s: Annotated[float, Field(ge=0)]
     latents: Literal["sample", "mean"]
     seed: Annotated[int, Field(ge=0)]
@@ -162,8 +164,6 @@ def variant_name(source: Source, position: str) -> str:
 
 def variant_names() -> tuple[str, ...]:
     """All eight names, in the order in which prompts are numbered."""
-    from acestep.model.prompt import TAG_PLACES
-
     return tuple(variant_name(source, place) for source in SOURCES for place in TAG_PLACES)
 
 
@@ -295,8 +295,8 @@ def write_index(folder: Path, info: StoreInfo, songs: list[StoredSong]) -> None:
         write_text(path, text)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:
-    """Write a safetensors file atomically, with `facts` in its header; returns its bytes. Equal input, equal bytes."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a safetensors file atomically, with `facts` in its header. Equal input, equal bytes."""
     from safetensors.torch import save
 
     ready = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
@@ -304,8 +304,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     # Python writes the bytes, so that a full disk is an OSError as everywhere else
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
-        temporary.chmod(0o644)  # temporary files are private
-    return len(data)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,11 +17,11 @@ from torch import Tensor
 from acestep.core.errors import UserError
 from acestep.dataset.dataset import genre_songs
 from acestep.dataset.labels import in_words
+from acestep.model.facts import LATENT_RATE
 from acestep.model.prompt import read_prompts
 from acestep.preprocess.store import SOURCES, StoredSong, TensorStore, variant_name
 from acestep.preprocess.tiles import Piece, tiles
 from acestep.settings import TrainSettings
-from acestep.settings.advice import FRAMES_PER_SECOND
 from acestep.training.objective import TIMESTEP_DRAWS, strata_quantiles, timestep_quantile
 
 LEAST_HELD_OUT_FRAMES = 100
@@ -103,7 +103,7 @@ class TrainingData:
         """What is trained on and what is held out, for the run's record."""
         return {
             "songs": len(self.songs_to_learn),
-            "audio_s": round(sum(song.frames for song in self.songs_to_learn) / FRAMES_PER_SECOND, 3),
+            "audio_s": round(sum(song.frames for song in self.songs_to_learn) / LATENT_RATE, 3),
             "held_out": len(self.held_out),
             "held_out_kind": self.held_out_kind,
         }

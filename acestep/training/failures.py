@@ -14,7 +14,6 @@ from acestep.training.checkpoints import list_checkpoints, step_of
 _DEVICE_SIGNS = ("CUDA error", "CUDA driver error", "HIP error", "cuBLAS", "CUBLAS_STATUS", "cuDNN error", "XPU error")
 """How messages of a card that has failed begin, where torch raises a plain RuntimeError."""
 
-
 _PEER_SIGNS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 """How gloo and NCCL word that another process of the run is no more."""
 

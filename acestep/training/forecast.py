@@ -23,12 +23,14 @@ import torch
 from acestep.core.device import free_memory, lacks_memory
 from acestep.core.jobs import Job
 from acestep.core.paths import TEMPORARY_PREFIX
+from acestep.model.facts import LATENT_RATE
 from acestep.model.quantising import BaseWeights, why_not
 from acestep.settings import TrainSettings
 from acestep.training.averaging import Averaging
 from acestep.training.checkpoints import save_checkpoint
 from acestep.training.data import Sample, TrainingData
 from acestep.training.loop import Session, optimizer_step, set_training
+from acestep.training.step_down import LEAST_WINDOW
 from acestep.training.validation import Validation
 
 TIMED_STEPS = 3
@@ -344,7 +346,7 @@ def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str,
             if settings.batch_size > 1
             else []
         ),
-        *([f"{shorten} ({smaller / 25:.0f} s windows)"] if smaller >= 250 else []),
+        *([f"{shorten} ({smaller / LATENT_RATE:.0f} s windows)"] if smaller >= LEAST_WINDOW else []),
     ]
     state = [
         *(

@@ -293,10 +293,9 @@ def save(session: Session) -> None:
     refuse_spoilt_weights(session)
     if not session.processes.is_main:
         return
-    run, state = session.run, session.state
+    run, state, scaler = session.run, session.state, session.processes.scaler
     path = save_checkpoint(
-        *(run.checkpoints, session.adapter, session.tag, session.optimizer, session.averaging, state),
-        session.processes.scaler,
+        run.checkpoints, session.adapter, session.tag, session.optimizer, session.averaging, state, scaler
     )
     session.record.event("checkpoint", step=state.step, path=path.name)
     try:
