@@ -106,6 +106,10 @@ exit /b %errorlevel%
 rem PyPI's build of torch for Windows knows no graphics cards, so uv is fetched into env\ where it is not installed.
 :install_torch
 set "backend=auto"
+set "old_card="
+set "young_card="
+for /f "tokens=1,2 delims=." %%a in ('nvidia-smi "--query-gpu=compute_cap" "--format=csv,noheader" 2^>nul') do call :note_card %%a %%b
+if defined old_card if not defined young_card set "backend=cu126"
 if "%CI%"=="true" set "backend=cpu"
 if defined uv (
     uv pip install --python "%env_python%" --torch-backend=%backend% %torch% && exit /b 0
@@ -115,3 +119,11 @@ if defined uv (
 echo uv could not install torch (see above); going on with pip, whose build computes on the processor only.
 "%env_python%" -m pip install %torch%
 exit /b %errorlevel%
+
+rem Builds of torch for CUDA 13 hold no code for cards before Turing (capability 7.5).
+:note_card
+set "age=young"
+for %%m in (3 5 6) do if "%~1"=="%%m" set "age=old"
+if "%~1"=="7" if "%~2" lss "5" set "age=old"
+set "%age%_card=yes"
+exit /b 0

@@ -19,6 +19,12 @@ wanted() { pwd; cat requirements.txt; }
 is_complete() { [ -x "$env_python" ] && wanted | cmp -s - "$stamp"; }
 imports_work() { "$env_python" -m acestep.core.health; }
 has_nvidia_card() { [ "${CI:-}" != true ] && nvidia-smi >/dev/null 2>&1; }
+# Builds of torch for CUDA 13 hold no code for cards before Turing (capability 7.5).
+has_only_old_cards() {
+    has_nvidia_card || return 1
+    nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
+        LC_ALL=C awk '$1 + 0 > 0 { if ($1 + 0 < 7.5) old = 1; else young = 1 } END { exit !(old && !young) }'
+}
 
 find_python() {
     for candidate in python3 python3.13 python3.12 python3.11 python; do
@@ -61,8 +67,13 @@ install_torch() {
     if [ -n "$uv" ]; then
         backend=auto
         [ "${CI:-}" != true ] || backend=cpu
+        ! has_only_old_cards || backend=cu126
         "$uv" pip install --python "$env_python" --torch-backend="$backend" "$torch" && return
         say "uv could not install torch (see above); going on with pip."
+    fi
+    if has_only_old_cards; then
+        pip_install --index-url https://download.pytorch.org/whl/cu126 "$torch"
+        return
     fi
     if has_nvidia_card || [ "$(uname)" = Darwin ]; then
         pip_install "$torch"

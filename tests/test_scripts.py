@@ -155,6 +155,37 @@ def test_a_failed_installation_fails_and_is_tried_again(project: Path) -> None:
 
 
 @needs_bash
+@pytest.mark.parametrize(
+    ("capabilities", "backend"),
+    [
+        ("6.1", "cu126"),
+        ("7.0\n5.2", "cu126"),
+        ("7.5", "auto"),
+        ("6.1\n12.0", "auto"),
+        ('Field "compute_cap" is not a valid field to query.', "auto"),
+    ],
+)
+def test_old_cards_get_a_build_that_knows_them(project: Path, tmp_path: Path, capabilities: str, backend: str) -> None:
+    """uv asks for the version of the driver only, and pip not even for that."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, lines in (
+        ("nvidia-smi", f"cat <<'END'\n{capabilities}\nEND"),
+        ("uv", f'printf "%s " "$@" >>"{programs}/said"\nexit 1'),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (programs / name).chmod(0o755)
+    (project / "env" / "complete").unlink()
+    child = run("bash", "install.sh", cwd=project, CI="", PATH=f"{programs}{os.pathsep}{os.environ['PATH']}")
+    assert child.returncode == 0, child.stderr
+    assert f"--torch-backend={backend} torch==" in (programs / "said").read_text()
+    (torch,) = (
+        words for call in calls(project) if (words := " ".join(call[1:])).rpartition(" ")[2].startswith("torch==")
+    )
+    assert ("whl/cu126" in torch) == (backend == "cu126")
+
+
+@needs_bash
 @pytest.mark.skipif(not (ROOT / "env" / "complete").exists(), reason="these tests run outside env/")
 def test_the_real_installation_is_complete() -> None:
     assert run("bash", "install.sh", "--if-needed").stderr == ""

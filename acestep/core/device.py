@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,13 +52,32 @@ def available_devices() -> list[str]:
     import torch
 
     found = []
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not unusable_card():
         found.append("cuda")
     if hasattr(torch, "xpu") and torch.xpu.is_available():
         found.append("xpu")
     if torch.backends.mps.is_available():
         found.append("mps")
     return [*found, "cpu"]
+
+
+def unusable_card() -> str:
+    """Why this build of torch cannot compute on the first NVIDIA card; empty where it can, and where there is none.
+
+    Builds for CUDA 13 hold no code for cards before Turing, but list them as available.
+    """
+    import torch
+
+    if torch.version.cuda is None or not torch.cuda.is_available():  # AMD's builds have names of their own for cards
+        return ""
+    names = (re.match(r"(sm|compute)_(\d+)", name) for name in torch.cuda.get_arch_list())
+    built = [(match[1], int(match[2])) for match in names if match]
+    major, minor = torch.cuda.get_device_capability()
+    # code for a card runs on others of its generation from it on; code to be translated (compute) on all from it on
+    fits = [code <= 10 * major + minor and (kind == "compute" or code // 10 == major) for kind, code in built]
+    if any(fits) or not built:
+        return ""
+    return f"torch {torch.__version__} holds no code for {torch.cuda.get_device_name()} (capability {major}.{minor})"
 
 
 def choose_device(device: DeviceName = "auto", precision: PrecisionName = "auto") -> DeviceChoice:
@@ -68,11 +88,14 @@ def choose_device(device: DeviceName = "auto", precision: PrecisionName = "auto"
         raise UserError(
             f"The device {chosen} is not available here.",
             fix=f"Choose auto or one of: {', '.join(found)}.",
-            detail="A torch build without support for the card looks the same; `acestep doctor` tells.",
+            detail=(unusable_card() if chosen == "cuda" else "")
+            or "A torch build without support for the card looks the same; `acestep doctor` tells.",
         )
     if chosen == "cpu":
         keep_freed_pages()
     best, reason = _best_precision(chosen)
+    if chosen == "cpu" and device == "auto" and (trouble := unusable_card()):
+        reason = trouble
     if precision == "auto":
         return DeviceChoice(chosen, best, reason)
     if precision == "fp16" and chosen == "cpu":
@@ -94,11 +117,17 @@ def _best_precision(device: str) -> tuple[Literal["bf16", "fp16", "fp32"], str]:
     if device == "xpu":
         return "bf16", "Intel GPUs compute bf16"
     if device == "mps":
-        system = int((platform.mac_ver()[0] or "0").split(".")[0])
+        system = macos_version()[0]
         if system >= 14:
             return "bf16", f"macOS {system} computes bf16"
         return "fp32", "bf16 needs macOS 14 or later"
     return "fp32", "CPUs train fastest and most exactly in fp32"
+
+
+def macos_version() -> tuple[int, int]:
+    """Such as (15, 1); zeros on other systems."""
+    major, minor, *_ = [*(platform.mac_ver()[0] or "0").split("."), "0"]
+    return int(major), int(minor)
 
 
 def free_memory() -> None:

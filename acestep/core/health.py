@@ -110,10 +110,13 @@ def check_torch() -> Check:
     try:
         import torch
 
-        from acestep.core.device import choose_device, device_memory
+        from acestep.core.device import choose_device, device_memory, unusable_card
     except (ImportError, OSError) as error:
         return Check("device", "error", f"torch cannot be imported ({error}).", REMEDY)
     choice = choose_device()
+    if trouble := unusable_card():
+        again = "Delete env/ and run the installer again: it takes the build for such cards."
+        return Check("device", "warning", f"{trouble}.", again)
     card = _nvidia_card()
     if choice.device == "cpu" and card:
         return Check(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acestep.core.device import macos_version
 from acestep.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ ENCODE_WINDOW_S, ENCODE_WINDOW_SMALL_S = 30, 15
 
 ENCODE_OVERLAP_S = 2
 _SMALL_CARD_BYTES = 8 << 30
+
+METAL_WINDOW, METAL_OVERLAP = 32, 8
+"""Latent frames where Metal's convolutions give at most 65536 samples (34 frames). The VAE reaches seven frames."""
+_METAL_LIMIT_UNTIL = (15, 1)
+"""The macOS from which convolutions while encoding have no such limit (torch's Convolution.mm)."""
 
 PEAK = 10 ** (-1 / 20)
 """-1 dBFS, the peak of everything that is generated."""
@@ -124,6 +130,8 @@ def _encode_window(vae: AutoencoderOobleck) -> tuple[int, int]:
     small = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory <= _SMALL_CARD_BYTES
     rate = vae.config.sampling_rate
     hop = vae.hop_length
+    if device.type == "mps" and macos_version() < _METAL_LIMIT_UNTIL:
+        return METAL_WINDOW * hop, METAL_OVERLAP * hop
     seconds = ENCODE_WINDOW_SMALL_S if small else ENCODE_WINDOW_S
     return seconds * rate // hop * hop, ENCODE_OVERLAP_S * rate // hop * hop
 
@@ -131,7 +139,7 @@ def _encode_window(vae: AutoencoderOobleck) -> tuple[int, int]:
 def _decode_window(device: torch.device) -> tuple[int, int]:
     """Window and overlap in latent frames."""
     if device.type == "mps":
-        return 32, 8  # longer outputs exceed what Metal's convolutions take
+        return METAL_WINDOW, METAL_OVERLAP
     if device.type != "cuda":
         return 256, 64
     free_gib = torch.cuda.mem_get_info(device)[0] / (1 << 30)

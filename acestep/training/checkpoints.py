@@ -166,10 +166,11 @@ def _join_optimizer(path: Path, rest: dict[str, Any]) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        return load_file(file)
+        # Not mapped into memory: an optimizer may go on with these very tensors, and Windows removes no mapped file.
+        return {name: tensor.clone() for name, tensor in load(file.read_bytes()).items()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is missing or damaged.", fix="Resume from an older checkpoint.") from error
 

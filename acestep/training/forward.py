@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,12 +27,28 @@ def recompute_layers(transformer: AceStepTransformer1DModel, share: float) -> No
     """
     count = math.ceil(share * len(transformer.layers))
     chosen = set(transformer.layers[:count])
+    more: dict[str, Any] = {"context_fn": _same_draws} if transformer.device.type == "mps" else {}
 
     def call(layer: torch.nn.Module, *inputs: Any) -> Any:
-        return checkpoint(layer, *inputs, use_reentrant=False) if layer in chosen else layer(*inputs)
+        return checkpoint(layer, *inputs, use_reentrant=False, **more) if layer in chosen else layer(*inputs)
 
     if chosen:
         transformer.enable_gradient_checkpointing(call)
+
+
+def _same_draws() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a layer's two passes on a Mac: the second drops out what the first did.
+
+    torch's checkpoint keeps the generators of other devices, but not that of Macs (torch 2.13, pytorch#127676).
+    """
+    return nullcontext(), _drawing_from(torch.mps.get_rng_state())
+
+
+@contextmanager
+def _drawing_from(state: Tensor) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[0], device_type="mps"):
+        torch.mps.set_rng_state(state)
+        yield
 
 
 class FlowModel:
@@ -93,4 +109,5 @@ class FlowModel:
         return item_losses(prediction, velocity)
 
     def _move(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
+        # On a Mac the copy would read the tensor's memory later, when a batch that is gone has given it back.
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")

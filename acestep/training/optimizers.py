@@ -13,6 +13,8 @@ from acestep.core.errors import UserError
 from acestep.settings import OptimizerSettings
 
 Parameters = Sequence[torch.nn.Parameter]
+EIGHT_BIT_DEVICES = ("cuda", "xpu", "cpu")
+"""Where bitsandbytes has kernels for its 8-bit optimizer."""
 PRODIGY_RATES = (0.1, 10.0)
 """Prodigy finds its own rate; its setting is a factor near 1. Rates outside this range were meant for others."""
 
@@ -32,6 +34,10 @@ def _can_fuse(parameters: Parameters) -> bool:
 def _adamw8bit(parameters: Parameters, settings: OptimizerSettings, warmup_steps: int) -> torch.optim.Optimizer:
     if find_spec("bitsandbytes") is None:
         raise UserError("The optimizer adamw8bit needs the package bitsandbytes.", fix="Run the installer again.")
+    if (device := parameters[0].device.type) not in EIGHT_BIT_DEVICES:
+        raise UserError(
+            f"The optimizer adamw8bit does not work on {device}.", fix="Choose adafactor, which saves memory as well."
+        )
     from bitsandbytes.optim import AdamW8bit
 
     return AdamW8bit(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)

@@ -19,6 +19,7 @@ from acestep.model.quantising import BaseWeights, why_not
 from acestep.settings import TrainSettings
 from acestep.settings.base import Settings
 from acestep.training.checkpoints import checkpoint_path
+from acestep.training.optimizers import EIGHT_BIT_DEVICES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,7 +155,7 @@ def _advice(session: Session, windows: int, frames: int) -> str:
         *(["gradient_checkpointing 1"] if economy.gradient_checkpointing < 1 else []),
         *([f"max_latent_length {max(LEAST_WINDOW, frames // 2)}"] if frames > LEAST_WINDOW else []),
         *(["base_weights nf4"] if economy.base_weights != "nf4" and not why_not("nf4", device) else []),
-        *(["optimizer adamw8bit"] if settings.optimizer != "adamw8bit" else []),
+        *(["optimizer adamw8bit"] if settings.optimizer != "adamw8bit" and device in EIGHT_BIT_DEVICES else []),
         *(["train_mlp off"] if settings.train_mlp else []),
         "a smaller adapter",
         "closing other programs on the device",

@@ -9,6 +9,7 @@ import torch
 
 from acestep.core.device import available_devices, choose_device, device_memory, free_memory, memory_told
 from acestep.core.errors import UserError
+from acestep.core.health import check_torch
 
 
 @pytest.fixture
@@ -98,3 +99,32 @@ def test_a_lack_of_memory_is_told_in_a_sentence(error: Exception) -> None:
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="illegal"), memory_told("No room.", fix="Use less."):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "fits"),
+    [
+        ((6, 1), ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"], False),
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((7, 5), ["sm_75", "sm_80"], True),
+        ((8, 9), ["sm_75", "sm_80", "sm_86"], True),
+        ((8, 0), ["sm_86", "compute_86"], False),
+        ((12, 1), ["sm_90a", "compute_90"], True),
+        ((6, 1), [], True),
+    ],
+)
+def test_a_card_for_which_torch_holds_no_code_is_not_taken(
+    cuda, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built: list[str], fits: bool
+) -> None:
+    """Builds for CUDA 13 list a Pascal card as available, and fail in the first computation on it."""
+    cuda(*capability)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
+    choice = choose_device()
+    assert choice.device == ("cuda" if fits else "cpu")
+    if not fits:
+        assert "holds no code for Some Card" in choice.reason
+        with pytest.raises(UserError) as refusal:
+            choose_device("cuda")
+        assert "holds no code for Some Card" in refusal.value.detail
+        assert "holds no code for" in check_torch().found and "Delete env/" in check_torch().fix

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -125,3 +128,30 @@ def test_silence_stays_silence():
     assert np.array_equal(to_peak(quiet), quiet)
     with pytest.raises(UserError, match="finite"):
         to_peak(np.array([[np.inf, 0.0]], np.float32))
+
+
+@pytest.mark.parametrize(("system", "longest"), [("14.7", 65_536), ("15.0", 65_536), ("15.1", 30 * RATE)])
+def test_windows_fit_the_convolutions_of_a_mac(monkeypatch, system: str, longest: int):
+    """Before macOS 15.1 torch refuses convolutions there whose output is longer than 65536."""
+    monkeypatch.setattr(platform, "mac_ver", lambda: (system, ("", "", ""), "arm64"))
+    weight = SimpleNamespace(device=torch.device("mps"))
+    on_a_mac = SimpleNamespace(
+        parameters=lambda: iter([weight]), config=SimpleNamespace(sampling_rate=RATE), hop_length=HOP
+    )
+    window, overlap = vae_room._encode_window(on_a_mac)
+    lengths = [
+        stop - start
+        for samples in (RATE, 65_000, 70_000, 181 * RATE + 1919)
+        for start, stop, _, _ in vae_room._windows(samples, window, overlap, HOP)
+    ]
+    assert 0.9 * longest < max(lengths) <= longest
+    frames, _ = vae_room._decode_window(torch.device("mps"))
+    assert frames * HOP <= 65_536
+
+
+def test_the_short_windows_of_macs_join_to_what_one_pass_gives(vae, monkeypatch):
+    frames = (vae_room.METAL_WINDOW, vae_room.METAL_OVERLAP)
+    monkeypatch.setattr(vae_room, "_encode_window", lambda _: tuple(HOP * length for length in frames))
+    audio = noise(5 * RATE + 1100)
+    latents = encode_audio(vae, audio, "mean", seed=0)
+    torch.testing.assert_close(latents, in_one_piece(vae, audio)[:, :8], rtol=1e-4, atol=1e-4)

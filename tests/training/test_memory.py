@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import forked
 import pytest
@@ -27,7 +28,9 @@ from acestep.model.quantising import QuantisedLinear
 from acestep.settings import TrainSettings
 from acestep.training.checkpoints import list_checkpoints
 from acestep.training.estimate import estimate, unrecorded_session
+from acestep.training.forward import FlowModel, recompute_layers
 from acestep.training.loop import accumulate, steps_of
+from acestep.training.opening import take_up
 from acestep.training.runs import RunFolder
 from acestep.training.train import train
 
@@ -377,3 +380,70 @@ def test_processes_agree_when_one_runs_out(make_store: MakeStore, checkpoint: Ch
     run = RunFolder.open(out)
     assert measures(run) == ["passes of 1 instead of 2 windows"]
     assert losses(run) == pytest.approx(losses(plain), rel=1e-4)
+
+
+# Macs, by stand-ins
+
+
+class Dropping(torch.nn.Module):
+    """A layer that draws from a generator of the device's own, as dropout does on a card."""
+
+    def __init__(self, device_generator: torch.Generator) -> None:
+        super().__init__()
+        self.linear, self._generator = torch.nn.Linear(64, 64), device_generator
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x * (torch.rand(x.shape, generator=self._generator) < 0.5)).sin()
+
+
+def test_layers_recomputed_on_a_mac_drop_out_what_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's checkpoint does not keep the generator of Macs: masks were drawn anew, and gradients were wrong."""
+    generator = torch.Generator()
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda device="mps": generator.get_state())
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state, device="mps": generator.set_state(state))
+    layers = torch.nn.ModuleList([Dropping(generator) for _ in range(3)])
+
+    def gradient(share: float) -> tuple[torch.Tensor, float]:
+        calls = [lambda layer, x: layer(x)]
+        transformer = SimpleNamespace(
+            layers=layers, device=torch.device("mps"), enable_gradient_checkpointing=lambda call: calls.append(call)
+        )
+        recompute_layers(transformer, share)  # type: ignore[arg-type]
+        layers.zero_grad()
+        generator.manual_seed(7)
+        x = torch.ones(4, 64, requires_grad=True)
+        for layer in layers:
+            x = calls[-1](layer, x)
+        x.square().sum().backward()
+        whole = torch.cat([parameter.grad.flatten() for parameter in layers.parameters()])
+        return whole, float(torch.rand(1, generator=generator))
+
+    (plain, after), (recomputed, after_recomputing) = gradient(0.0), gradient(1.0)
+    torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
+    assert after == after_recomputing
+
+
+@pytest.mark.parametrize(("device", "may_return_early"), [("cuda", True), ("mps", False), ("cpu", False)])
+def test_batches_reach_a_mac_before_they_are_let_go(device: str, may_return_early: bool) -> None:
+    """There torch reads the memory of a tensor that is copied without waiting after it was freed (pytorch#189690)."""
+    moved: list[bool] = []
+    tensor = SimpleNamespace(to=lambda _, non_blocking=False: moved.append(non_blocking))
+    FlowModel._move(SimpleNamespace(device=torch.device(device)), tensor)  # type: ignore[arg-type]
+    assert moved == [may_return_early]
+
+
+# Windows, which removes no file that is mapped into memory
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells which files are mapped")
+@pytest.mark.parametrize("kind", [{"adapter": "lora"}, {"adapter": "lokr"}, {"optimizer": "schedule_free"}])
+def test_a_resumed_run_keeps_no_file_of_its_checkpoint_mapped(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, kind: dict[str, object]
+) -> None:
+    store, settings = make_store([Shape(30)]), short_run(validation="none", max_steps=2, ema_decay=0.9, **kind)
+    run = train(checkpoint, store, tmp_path / "run", settings, Job()).run
+    (tmp_path / "other").mkdir()
+    session, _ = unrecorded_session(checkpoint, store, settings, tmp_path / "other", Job())
+    take_up(session, list_checkpoints(run.checkpoints)[-1])
+    assert session.state.step == 2
+    assert str(run.checkpoints) not in Path("/proc/self/maps").read_text()

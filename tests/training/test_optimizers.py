@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,3 +163,9 @@ def test_adamw_gets_the_settings() -> None:
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.2)
     set_learning_rate(optimizer, 0.25)
     assert group["lr"] == 0.25
+
+
+def test_the_8_bit_optimizer_is_refused_where_it_has_no_kernels() -> None:
+    parameter = SimpleNamespace(device=torch.device("mps"))
+    with pytest.raises(UserError, match=r"adamw8bit does not work on mps.*adafactor"):
+        make_optimizer([parameter], OptimizerSettings(optimizer="adamw8bit"))  # type: ignore[list-item]
