@@ -17,6 +17,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,10 +29,15 @@ TEMPORARY_PREFIX = ".writing-"
 """Files and folders with this prefix are unfinished writes; readers ignore them."""
 
 _ASIDE_PREFIX = TEMPORARY_PREFIX + "old-"
+_WAITS_S = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6) if os.name == "nt" else ()
+"""Pauses before a name is tried to be given again."""
 _CHUNK_BYTES = 1 << 20
 _FLUSHED_AT_ONCE = 8
 _LONGEST_NAME_BYTES = 200  # file systems take 255; the rest is for suffixes and the temporary prefix
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+# What file systems answer that flush files only, such as shared folders of virtual machines.
+_CANNOT_FLUSH_FOLDERS = (errno.EINVAL, errno.ENOTSUP)
 
 # How torch and safetensors word a full disk; neither raises an OSError.
 _DISK_FULL_SIGNS = ("os error 28", "No space left", "unexpected pos", "PytorchStreamWriter failed")
@@ -160,6 +166,9 @@ def _flush_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _CANNOT_FLUSH_FOLDERS:
+                raise
         finally:
             os.close(descriptor)
 
@@ -167,6 +176,20 @@ def _flush_folder(folder: Path) -> None:
 def _flush_file(path: Path) -> None:
     with open(path, "rb+") as handle:
         os.fsync(handle.fileno())
+
+
+def give_name(source: Path, target: Path) -> None:
+    """`source.replace(target)`, tried again for some seconds on Windows.
+
+    There it is refused while anybody has a file open that is moved or replaced: a page that reads along, or a virus
+    scanner, which opens each new file.
+    """
+    for pause in _WAITS_S:
+        with contextlib.suppress(PermissionError):
+            source.replace(target)
+            return
+        time.sleep(pause)
+    source.replace(target)
 
 
 def _temporary(path: Path, prefix: str = TEMPORARY_PREFIX) -> Path:
@@ -195,7 +218,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.chmod(mode)
             _flush_file(temporary)
-            temporary.replace(path)
+            give_name(temporary, path)
             _flush_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -220,7 +243,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
                 wait.result()
         for path, temporary in staged.items():
             with disk_errors(path):
-                temporary.replace(path)
+                give_name(temporary, path)
         for folder in {path.parent for path in staged}:
             _flush_folder(folder)
     finally:
@@ -247,12 +270,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             _flush_tree(temporary)
             if path.exists():
                 aside.parent.mkdir()
-                path.replace(aside)
-            temporary.replace(path)
+                give_name(path, aside)
+            give_name(temporary, path)
             _flush_folder(path.parent)
         except BaseException:
             if aside.exists() and not path.exists():
-                aside.replace(path)
+                give_name(aside, path)
             raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -273,7 +296,7 @@ def _put_back(path: Path) -> None:
     if path.exists():
         return
     for aside in path.parent.glob(f"{_ASIDE_PREFIX}*/{glob.escape(path.name)}"):
-        aside.replace(path)
+        give_name(aside, path)
         return
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from acestep.core.errors import UserError, did_you_mean
 from acestep.core.jobs import Job, Stage
-from acestep.core.paths import disk_errors, output_folder
+from acestep.core.paths import disk_errors, give_name, output_folder
 from acestep.model.checkpoints import DIFFUSERS_STEM, SILENCE_LATENT_FILE, WEIGHTS_STEM
 from acestep.model.variants import MAIN_REPOSITORY, TEXT_ENCODER_FOLDER, VAE_FOLDER, VARIANTS, Variant
 from acestep.model.weights import weight_files
@@ -249,7 +249,7 @@ def _fetch_file(file: RemoteFile, job: Job, stage: Stage) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         _check_content(file)
-        file.partial.replace(file.target)
+        give_name(file.partial, file.target)
         for outdated in file.target.parent.glob(f"{glob.escape(file.target.name)}.*.part"):
             outdated.unlink()
 

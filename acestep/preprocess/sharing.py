@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from acestep.core.device import DeviceChoice
 from acestep.core.errors import Stopped, UserError
@@ -119,8 +119,7 @@ def _listen(work: Work, processes: dict[Connection, SpawnProcess], stop: Any, st
     """Take the reports of all processes until they have ended; returns the first trouble."""
     trouble: Exception | None = None
     while processes:
-        for connection in wait(list(processes), LOOK_EVERY_S):
-            assert isinstance(connection, Connection)
+        for connection in cast("list[Connection]", wait(list(processes), LOOK_EVERY_S)):  # on Windows of another class
             try:
                 kind, value = connection.recv()
             except EOFError:

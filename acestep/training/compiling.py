@@ -83,30 +83,35 @@ def _compile(session: Session, job: Job, dynamic: bool | None = None) -> bool:
     """
     from torch._dynamo.exc import FailOnRecompileLimitHit
 
+    failures = (FailOnRecompileLimitHit, RuntimeError, OSError, SubprocessError)
     blocks = session.model.transformer.layers
-    plain = _trial_gradient(session)
+    plain = _trial_gradient(session, ())
+    assert isinstance(plain, torch.Tensor)
     for block in blocks:
         block.compile(fullgraph=True, dynamic=dynamic)
     began = time.perf_counter()
-    try:
-        error = float((_trial_gradient(session) - plain).norm() / plain.norm().clamp(min=1e-12))
+    found = _trial_gradient(session, failures)
+    if isinstance(found, torch.Tensor):
+        error = float((found - plain).norm() / plain.norm().clamp(min=1e-12))
         limit = LARGEST_GRADIENT_ERROR["fp32" if session.model.transformer.dtype == torch.float32 else "mixed"]
         reason = "" if error <= limit else f"its gradients differ by {100 * error:.1f} %"
-    except (FailOnRecompileLimitHit, RuntimeError, OSError, SubprocessError) as failure:
-        if lacks_memory(failure):
-            raise
-        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
-    if not reason:
+    else:
+        reason = (str(found).strip().splitlines() or [type(found).__name__])[0]
+    if not session.processes.any(bool(reason)):
         job.say(f"compiled {len(blocks)} blocks in {time.perf_counter() - began:.0f} s")
         return True
     for block in blocks:
         block._compiled_call_impl = None
+    reason = reason or "another process cannot compile it"
     session.record.warn(session.state.step, f"The model cannot be compiled here, so it runs as it is: {reason}.")
     return False
 
 
-def _trial_gradient(session: Session) -> torch.Tensor:
-    """The adapter's gradient on the first batch of the next step, flat, with the same dropout each time."""
+def _trial_gradient(session: Session, failures: tuple[type[Exception], ...]) -> torch.Tensor | Exception:
+    """The adapter's gradient on the first batch of the next step, flat, with the same dropout each time.
+
+    Of `failures` one is returned where it comes up, unless memory lacks: processes must go through `room_for` alike.
+    """
     from acestep.training.data import draw_batch
     from acestep.training.loop import steps_of
     from acestep.training.step_down import room_for
@@ -117,7 +122,12 @@ def _trial_gradient(session: Session) -> torch.Tensor:
     torch.manual_seed(0)
     try:
         with room_for(session, micro_batches):
-            session.processes.fabric.backward(session.model.item_losses(batch, 0.0).sum())
+            try:
+                session.processes.fabric.backward(session.model.item_losses(batch, 0.0).sum())
+            except failures as failure:
+                if lacks_memory(failure):
+                    raise
+                return failure
         gradients = [parameter.grad for parameter in session.adapter.parameters()]
         return torch.cat([gradient.detach().float().reshape(-1) for gradient in gradients if gradient is not None])
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from acestep.core.errors import Problem, UserError
-from acestep.core.paths import TEMPORARY_PREFIX, disk_errors
+from acestep.core.paths import TEMPORARY_PREFIX, disk_errors, give_name
 from acestep.training.runs import RunFolder, RunSummary, is_running, summarise
 
 Sign = Hashable
@@ -108,5 +108,5 @@ def delete_run(path: Path, root: Path) -> None:
         raise UserError(f"The run {resolved.name} is running.", fix="Stop it first.")
     doomed = resolved.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}")
     with disk_errors(resolved):
-        resolved.replace(doomed)
+        give_name(resolved, doomed)
         shutil.rmtree(doomed)

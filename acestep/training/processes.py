@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import torch
@@ -111,7 +113,8 @@ def start_processes(settings: HardwareSettings, choice: DeviceChoice) -> Process
         fabric = Fabric(accelerator=choice.device, devices=1, precision=precision)
     else:
         fabric = _many(settings, choice, precision)
-    fabric.launch()
+    with _can_be_started_again():
+        fabric.launch()
     processes = Processes(fabric)
     if processes.scaler is not None:
         processes.scaler.load_state_dict({**processes.scaler.state_dict(), "scale": FP16_LOSS_SCALE})
@@ -134,9 +137,30 @@ def _many(settings: HardwareSettings, choice: DeviceChoice, precision: str) -> F
         accelerator=choice.device,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=DDPStrategy(timeout=LONGEST_WAIT),
+        strategy=DDPStrategy(process_group_backend=_backend(choice.device), timeout=LONGEST_WAIT),
         precision=precision,
     )
+
+
+def _backend(device: str) -> str | None:
+    """How processes talk to each other: None is Fabric's choice, which is NCCL on cards. Windows has none."""
+    return "gloo" if device == "cuda" and not torch.distributed.is_nccl_available() else None
+
+
+@contextmanager
+def _can_be_started_again() -> Iterator[None]:
+    """While this lasts Fabric finds out how to start helpers: it runs this program's main module again by its name.
+
+    The `acestep` program of Windows holds Python code in an archive, whose main module has no name to be found by.
+    """
+    main = sys.modules["__main__"]
+    spec = main.__spec__
+    if spec is not None and spec.name == "__main__":
+        main.__spec__ = find_spec("acestep.__main__")
+    try:
+        yield
+    finally:
+        main.__spec__ = spec
 
 
 def _xpu_fabric(choice: DeviceChoice, precision: str) -> Fabric:

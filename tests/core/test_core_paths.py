@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -382,3 +384,62 @@ def test_content_hash_is_sha256(tmp_path: Path) -> None:
     data = random.Random(0).randbytes(3_000_001)
     (tmp_path / "data").write_bytes(data)
     assert paths.content_hash(tmp_path / "data") == hashlib.sha256(data).hexdigest()[:32]
+
+
+# What other systems refuse
+
+
+@pytest.fixture
+def held_open(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Windows, where somebody holds each file open for a moment: the first two attempts at a name are refused."""
+    attempts: list[Path] = []
+    replace = Path.replace
+
+    def refused(self: Path, target: Path) -> Path:
+        attempts.append(self)
+        if attempts.count(self) <= 2:
+            raise PermissionError(13, "Access is denied", str(self))
+        return replace(self, target)
+
+    monkeypatch.setattr(paths, "_WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(Path, "replace", refused)
+    return attempts
+
+
+def test_a_file_that_is_held_open_is_replaced_when_it_is_let_go(held_open: list[Path], tmp_path: Path) -> None:
+    file, folder = tmp_path / "index.json", tmp_path / "step_000001"
+    file.write_text("old")
+    folder.mkdir()
+    paths.write_text(file, "new")
+    paths.write_files({file: b"newer"})
+    with paths.atomic_folder(folder) as temporary:
+        (temporary / "a").write_text("a")
+    assert file.read_text() == "newer" and names_in(folder) == ["a"]
+    assert names_in(tmp_path) == ["index.json", "step_000001"]
+    assert len(held_open) == 3 * (1 + 1 + 2)  # a folder's older content is moved aside first
+
+
+def test_a_file_that_is_never_let_go_is_told(
+    held_open: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "_WAITS_S", (0.0,))
+    with pytest.raises(UserError, match="cannot be written"):
+        paths.write_text(tmp_path / "index.json", "new")
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows flushes no folders")
+def test_disks_that_flush_files_only_are_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared folders of virtual machines, for one, answer EINVAL, as /proc does here."""
+    flush = os.fsync
+
+    def flush_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flush_files)
+    paths.write_text(tmp_path / "index.json", "new")
+    with paths.atomic_folder(tmp_path / "run") as temporary:
+        (temporary / "a").write_text("a")
+    assert names_in(tmp_path) == ["index.json", "run"]

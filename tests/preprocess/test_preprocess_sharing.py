@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,3 +80,23 @@ def test_a_killed_process_is_told_and_what_is_done_is_kept(
         encode(songs, tmp_path / "out", job=Job(kill), devices=2)
     encode(songs, tmp_path / "out", two_pass=True)
     assert content(tmp_path / "out") == content(encoded)
+
+
+def test_reports_come_through_the_pipes_of_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a pipe's end is a PipeConnection, which is no Connection."""
+
+    class PipeConnection:
+        reports = [("progress", "one.wav"), ("warn", "two.wav: cut"), ("trouble", UserError("no room"))]  # noqa: RUF012
+
+        def recv(self) -> tuple[str, object]:
+            if not self.reports:
+                raise EOFError
+            return self.reports.pop(0)
+
+    monkeypatch.setattr(sharing, "wait", lambda connections, seconds: connections)
+    process, stop = SimpleNamespace(join=lambda: None, exitcode=0), threading.Event()
+    job = Job()
+    with job.stage("encode songs", 1, "songs") as stage:
+        trouble = sharing._listen(SimpleNamespace(job=job), {PipeConnection(): process}, stop, stage)  # type: ignore[dict-item, arg-type]
+    assert str(trouble) == "no room" and stop.is_set()
+    assert (stage.done, job.warnings) == (1, ["two.wav: cut"])

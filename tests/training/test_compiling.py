@@ -104,3 +104,32 @@ def test_a_processor_compiles_only_when_asked() -> None:
     assert not wants_compiling(HardwareSettings(), cpu)
     assert wants_compiling(HardwareSettings(compile="on"), cpu)
     assert not wants_compiling(HardwareSettings(compile="off"), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("who", ["this process", "another", "nobody"])
+def test_processes_compile_all_or_none_and_wait_for_each_other_alike(
+    make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Where one cannot compile and left out a question to the others, all would wait for each other from then on."""
+    from acestep.training import compiling
+    from acestep.training.estimate import unrecorded_session
+
+    session, _ = unrecorded_session(checkpoint, make_store([Shape(30)]), short_run(validation="none"), tmp_path, Job())
+    asked: list[bool] = []
+
+    def any_of(flag: bool) -> bool:
+        asked.append(flag)
+        return flag or (who == "another" and len(asked) == 3)
+
+    def compiled(block: torch.nn.Module, **_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise CalledProcessError(1, ["gcc", "launcher.c"])
+
+        block._compiled_call_impl = fail if who == "this process" else block._call_impl
+
+    monkeypatch.setattr(session.processes, "any", any_of)
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    assert compiling._compile(session, Job()) == (who == "nobody")
+    assert asked == [False, False, who == "this process"]
+    blocks = session.model.transformer.layers
+    assert all((block._compiled_call_impl is None) == (who != "nobody") for block in blocks)

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import forked
 import pytest
@@ -17,10 +19,13 @@ from safetensors.torch import load_file
 
 from acestep import cli
 from acestep.cli.command import Output
+from acestep.core.device import DeviceChoice
 from acestep.core.events import read_events
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
-from acestep.training.processes import Processes
+from acestep.settings import HardwareSettings
+from acestep.training import processes
+from acestep.training.processes import Processes, start_processes
 from acestep.training.train import train
 
 
@@ -141,3 +146,40 @@ def test_a_process_without_work_takes_its_part_in_fp16_too() -> None:
     scaler.unscale_(optimizer)
     scaler.step(optimizer)
     assert weight.tolist() == [-2.0, -2.0, -2.0]
+
+
+@pytest.mark.parametrize(("nccl", "device", "backend"), [(False, "cuda", "gloo"), (True, "cuda", None)])
+def test_cards_of_windows_talk_by_gloo(
+    monkeypatch: pytest.MonkeyPatch, nccl: bool, device: str, backend: str | None
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    fabrics: list[dict[str, Any]] = []
+
+    def fabric(**given: Any) -> SimpleNamespace:
+        fabrics.append(given)
+        return SimpleNamespace(
+            launch=lambda: None, world_size=2, global_rank=0, strategy=SimpleNamespace(precision=None)
+        )
+
+    monkeypatch.setattr(processes, "Fabric", fabric)
+    start_processes(HardwareSettings(devices=2), DeviceChoice(device, "bf16", ""))  # type: ignore[arg-type]
+    assert fabrics[0]["strategy"].process_group_backend == backend
+
+
+def test_helpers_start_from_the_program_of_windows(tmp_path: Path) -> None:
+    """acestep.exe is an archive to Python, whose main module is called "__main__" and cannot be run by that name."""
+    script = (
+        "import sys\n"
+        "from lightning_fabric.strategies.launchers.subprocess_script import _basic_subprocess_cmd\n"
+        "from acestep.training.processes import _can_be_started_again\n"
+        "with _can_be_started_again():\n"
+        "    print(*_basic_subprocess_cmd()[1:])\n"
+        "print(*_basic_subprocess_cmd()[1:])\n"
+    )
+    program = tmp_path / "acestep.exe"
+    with zipfile.ZipFile(program, "w") as archive:
+        archive.writestr("__main__.py", script)
+    done = subprocess.run([sys.executable, str(program), "train", "--x"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["-m acestep.__main__ train --x", "-m __main__ train --x"]
