@@ -21,15 +21,13 @@ from typing import Any
 
 from acestep import __version__
 from acestep.cli.arguments import parse_options, wants_json
-from acestep.cli.command import EXIT_STOPPED
+from acestep.cli.command import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from acestep.cli.commands import COMMANDS, Command, Output
 from acestep.cli.terminal import TerminalListener, say_error
 from acestep.core.errors import Stopped, UserError, did_you_mean
 from acestep.core.jobs import Job, is_main_process
 
 __all__ = ["COMMANDS", "main"]
-
-EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
 def main(arguments: list[str] | None = None) -> int:

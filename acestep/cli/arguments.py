@@ -36,7 +36,19 @@ class CommandOptions(Settings):
     as_json: bool = knob(False, "Print the result as JSON on standard output.", group="command")
 
 
+class WithPreset(CommandOptions):
+    """What commands take whose settings may come from files."""
+
+    preset: str | None = knob(
+        None, "Preset by name, auto for the one that fits the card, or the path of its file.", group="command"
+    )
+    config: Path | None = knob(
+        None, "Settings file (JSON); it wins over the preset, options win over it.", group="command"
+    )
+
+
 O = TypeVar("O", bound=CommandOptions)  # noqa: E741 - the usual name beside T
+S = TypeVar("S", bound=Settings)
 
 
 def parse_options(options: type[O], arguments: list[str], program: str, summary: str) -> O:
@@ -58,6 +70,11 @@ def parse_options(options: type[O], arguments: list[str], program: str, summary:
         raise _usage_error(told.getvalue(), program) from exit_request
     given = _given(options, arguments) | base.keys()
     return options.parse({name: value for name, value in values.items() if name in given}, program)
+
+
+def settings_in(options: CommandOptions, settings: type[S]) -> S:
+    """The part of a command's options that is a class of settings."""
+    return settings(**{name: getattr(options, name) for name in settings.model_fields})
 
 
 def wants_json(arguments: list[str]) -> bool:

@@ -7,8 +7,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.cli.arguments import POSITIONAL, CommandOptions
-from acestep.cli.command import EXIT_PARTLY, Command, Output, problem_lines
+from acestep.cli.arguments import POSITIONAL, CommandOptions, settings_in
+from acestep.cli.command import EXIT_PARTLY, EXIT_STOPPED, Command, Output, problem_lines
 from acestep.cli.terminal import confirm
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job, heavy_job
@@ -17,8 +17,6 @@ from acestep.settings import CaptionSettings, knob
 
 if TYPE_CHECKING:
     from acestep.captioning.batch import LabelReport
-
-_STOPPED = 130
 
 
 class CaptionOptions(CaptionSettings, CommandOptions):
@@ -69,7 +67,7 @@ def caption(options: CaptionOptions, job: Job) -> Output:
         data["csv"] = str(write_csv(found, options.csv))
         lines.append(f"Table written to {options.csv}.")
     data |= report.to_dict()
-    code = _STOPPED if report.stopped else EXIT_PARTLY if report.failed else 0
+    code = EXIT_STOPPED if report.stopped else EXIT_PARTLY if report.failed else 0
     return Output(data, lines, code)
 
 
@@ -78,11 +76,13 @@ def _settings(options: CaptionOptions) -> CaptionSettings:
     from acestep.captioning.plan import ROLES
     from acestep.captioning.registry import backend
 
-    values = {name: getattr(options, name) for name in CaptionSettings.model_fields}
-    if options.backend:
-        gives = backend(options.backend).facts.gives
-        values |= {role: "" if gives.isdisjoint(fields) else options.backend for role, fields in ROLES.items()}
-    return CaptionSettings(**values)
+    settings = settings_in(options, CaptionSettings)
+    if not options.backend:
+        return settings
+    gives = backend(options.backend).facts.gives
+    return settings.changed(
+        **{role: "" if gives.isdisjoint(fields) else options.backend for role, fields in ROLES.items()}
+    )
 
 
 def _report_lines(report: LabelReport) -> list[str]:

@@ -10,7 +10,7 @@ from acestep.cli.arguments import CommandOptions
 from acestep.core.errors import Problem
 from acestep.core.jobs import Job
 
-EXIT_PARTLY, EXIT_STOPPED = 3, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_PARTLY, EXIT_STOPPED = 1, 2, 3, 130
 MODEL_HELP = "Model: a name found in checkpoints/, or the path of a checkpoint folder."
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.cli.analyze_command import ANALYZE_COMMAND
 from acestep.cli.approval import approval
-from acestep.cli.arguments import POSITIONAL, CommandOptions
+from acestep.cli.arguments import POSITIONAL, CommandOptions, WithPreset, settings_in
 from acestep.cli.caption_command import CAPTION_COMMAND
-from acestep.cli.command import EXIT_PARTLY, MODEL_HELP, Command, Output, problem_lines
+from acestep.cli.command import EXIT_FAILED, EXIT_PARTLY, EXIT_STOPPED, MODEL_HELP, Command, Output, problem_lines
 from acestep.cli.dataset_edits import DatasetEditOptions, apply_edits, check_edits, unpacked, write_outputs
 from acestep.cli.estimate_command import ESTIMATE_COMMAND
 from acestep.cli.export_commands import EXPORT_COMMANDS
@@ -28,11 +28,6 @@ from acestep.training.requests import RunRequest, ask
 if TYPE_CHECKING:
     from acestep.generate import Generated
     from acestep.model.checkpoints import Checkpoint
-
-
-def _plain(settings: type, options: Any) -> Any:
-    """The settings part of a command's options."""
-    return settings(**{name: getattr(options, name) for name in settings.model_fields})  # type: ignore[attr-defined]
 
 
 def _checkpoint(name: str) -> Checkpoint:
@@ -101,7 +96,7 @@ def preprocess(options: PreprocessOptions, job: Job) -> Output:
     if options.trigger_word is not None:
         found.settings = found.settings.changed(trigger_word=options.trigger_word)
     with heavy_job(f"preprocess {options.dataset}"):
-        report = encode(found, checkpoint, options.out, _plain(PreprocessSettings, options), job)
+        report = encode(found, checkpoint, options.out, settings_in(options, PreprocessSettings), job)
     problems = [*found.problems, *report.problems]
     lines = [
         f"{counted(report.total, 'songs')} in {report.folder}: {report.encoded} encoded, {report.reused} unchanged, "
@@ -122,16 +117,10 @@ def preprocess(options: PreprocessOptions, job: Job) -> Output:
 # train ------------------------------------------------------------------------------------------------------------
 
 
-class TrainOptions(TrainSettings, CommandOptions):
+class TrainOptions(TrainSettings, WithPreset):
     model: str | None = knob(None, f"{MODEL_HELP} A resumed run knows its own.", group="command")
     tensors: Path | None = knob(None, "Folder written by preprocess. A resumed run knows its own.", group="command")
     out: Path | None = knob(None, "Run folder to make; unset makes one under lora_output/.", group="command")
-    preset: str | None = knob(
-        None, "Preset by name, auto for the one that fits the card, or the path of its file.", group="command"
-    )
-    config: Path | None = knob(
-        None, "Settings file (JSON); it wins over the preset, options win over it.", group="command"
-    )
     resume: Path | None = knob(None, "Run folder, or one of its checkpoints, to go on with.", group="command")
     yes: bool = knob(False, "Begin without a question where memory or disk will probably not suffice.", group="command")
 
@@ -159,7 +148,7 @@ def train(options: TrainOptions, job: Job) -> Output:
         from acestep.training.train import train as train_adapter  # torch comes in here
 
         with watched_gpu(job):
-            settings, approve = _plain(TrainSettings, options), approval(options.yes, job)
+            settings, approve = settings_in(options, TrainSettings), approval(options.yes, job)
             outcome = train_adapter(checkpoint, store, out, settings, job, options.resume, approve)
     summary = outcome.summary
     lines = [
@@ -175,7 +164,7 @@ def train(options: TrainOptions, job: Job) -> Output:
         )
     if outcome.stopped:
         lines.append(f"Go on with: acestep train --resume {outcome.run.path}")
-    return Output(outcome.to_dict(), lines, 130 if outcome.stopped else 0)
+    return Output(outcome.to_dict(), lines, EXIT_STOPPED if outcome.stopped else 0)
 
 
 # generate ---------------------------------------------------------------------------------------------------------
@@ -192,7 +181,7 @@ def generate(options: GenerateOptions, job: Job) -> Output:
     from acestep.audio.write import WRITABLE_SUFFIXES, write_audio
     from acestep.core.device import choose_device
 
-    settings, sweep = _plain(GenerateSettings, options), _plain(SweepSettings, options)
+    settings, sweep = settings_in(options, GenerateSettings), settings_in(options, SweepSettings)
     out = options.out if options.out.suffix else options.out.with_suffix(f".{settings.format}")
     if out.suffix.lower() not in WRITABLE_SUFFIXES:
         raise UserError(f"{out} has no known audio suffix.", fix=f"End it in {', '.join(WRITABLE_SUFFIXES)}.")
@@ -298,7 +287,7 @@ def doctor(options: DoctorOptions, job: Job) -> Output:
         "models": [{"name": model.name, "path": str(model.dit), "layout": model.layout} for model in models],
         "problems": [problem.to_dict() for problem in problems],
     }
-    return Output(data, lines, 1 if failed(checks) else 0)
+    return Output(data, lines, EXIT_FAILED if failed(checks) else 0)
 
 
 # download ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from acestep.cli.arguments import CommandOptions
+from acestep.cli.arguments import WithPreset, settings_in
 from acestep.cli.command import MODEL_HELP, Command, Output
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job, heavy_job
@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 _GIB = 1 << 30
 
 
-class EstimateOptions(TrainSettings, CommandOptions):
+class EstimateOptions(TrainSettings, WithPreset):
     model: str = knob(..., MODEL_HELP, group="command")
     tensors: Path = knob(..., "Folder written by preprocess.", group="command")
     out: Path = knob(Path("lora_output"), "Where the run would be written, to look at the disk.", group="command")
-    preset: str | None = knob(
-        None, "Preset by name, auto for the one that fits the card, or the path of its file.", group="command"
-    )
-    config: Path | None = knob(
-        None, "Settings file (JSON); it wins over the preset, options win over it.", group="command"
-    )
     batches: int = knob(8, "Windows the sensitivity is measured on.", group="command", ge=1, le=10_000)
     by: Literal["layer", "module"] = knob("layer", "What the table lists.", group="command")
     top: int = knob(20, "Rows of the table; 0 shows all.", group="command", ge=0)
@@ -42,7 +36,7 @@ def estimate(options: EstimateOptions, job: Job) -> Output:
     from acestep.model.checkpoints import resolve_checkpoint
     from acestep.preprocess.store import TensorStore
 
-    settings = TrainSettings(**{name: getattr(options, name) for name in TrainSettings.model_fields})
+    settings = settings_in(options, TrainSettings)
     if options.save and settings.adapter != "lora":
         raise UserError(f"Ranks are for LoRA, and the adapter is {settings.adapter}.", fix="Leave --save away.")
     checkpoint, store = resolve_checkpoint(options.model), TensorStore.open(options.tensors)

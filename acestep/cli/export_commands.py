@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from acestep.cli.arguments import POSITIONAL, CommandOptions
-from acestep.cli.command import MODEL_HELP, Command, Output
+from acestep.cli.command import EXIT_FAILED, MODEL_HELP, Command, Output
 from acestep.cli.terminal import confirm
 from acestep.core.device import DeviceName, PrecisionName
 from acestep.core.errors import UserError
@@ -123,7 +123,7 @@ def check(options: CheckCommandOptions, job: Job) -> Output:
     lines += [f"{name}: not written. {why}" for name, why in found.not_written.items()]
     lines += [found.hint] if found.hint else []
     data = {"checks": [check.to_dict() for check in found.checks], "not_written": dict(found.not_written)}
-    return Output(data, lines, 0 if found.good else 1)
+    return Output(data, lines, 0 if found.good else EXIT_FAILED)
 
 
 EXPORT_COMMANDS = (
