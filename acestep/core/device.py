@@ -170,10 +170,14 @@ def device_memory() -> tuple[int, int] | None:
 
 
 def memory_in_use() -> tuple[int, str]:
-    """Bytes in use where models lie, and what that is: the first CUDA device, else this process."""
+    """Bytes in use where models lie, and what that is: the first CUDA device, Metal's share, else this process."""
+    import torch
+
     memory = device_memory()
     if memory is not None:
         return memory[1] - memory[0], "graphics memory"
+    if torch.backends.mps.is_available():  # the system does not count it as this process's
+        return torch.mps.driver_allocated_memory(), "graphics memory"
     import psutil
 
     return psutil.Process().memory_info().rss, "memory of this program"

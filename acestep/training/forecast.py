@@ -288,18 +288,22 @@ def available_memory(device: torch.device) -> int:
     if counters is not None:
         free, _ = counters.mem_get_info()
         return int(free + counters.memory_reserved())
-    return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    free = psutil.virtual_memory().available
+    if device.type == "mps":  # Metal's share of the machine's memory, which the system does not count as this program's
+        return int(min(torch.mps.recommended_max_memory(), free + torch.mps.driver_allocated_memory()))
+    return free + psutil.Process().memory_info().rss
 
 
 def _counters(device: torch.device) -> Any:
-    """The module of torch that counts the device's memory; None where the program's own memory is what counts."""
+    """The module of torch that remembers the peak of the device's memory; None where it must be watched."""
     return getattr(torch, device.type) if device.type in ("cuda", "xpu") else None
 
 
 class PeakMemory:
-    """The most memory used while a `with` block lasts: torch's counter on a card, else the program's resident size."""
+    """The most memory used while a `with` block lasts: of tensors on a card, else the program's resident size."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._counters = _counters(device)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
@@ -328,7 +332,9 @@ class PeakMemory:
     def _look(self) -> None:
         import psutil
 
-        self.peak = max(self.peak, psutil.Process().memory_info().rss)
+        on_a_mac = self._device.type == "mps"
+        used = torch.mps.current_allocated_memory() if on_a_mac else psutil.Process().memory_info().rss
+        self.peak = max(self.peak, used)
 
 
 def remedies(memory: Memory, settings: TrainSettings, device: str) -> tuple[str, ...]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import mmap
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from hand_made import MakeStore, Shape, short_run
 
+from acestep.core.device import memory_in_use
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
 from acestep.settings import TrainSettings
@@ -19,7 +23,15 @@ from acestep.training import forecast as forecasting
 from acestep.training.checkpoints import list_checkpoints
 from acestep.training.data import load_data
 from acestep.training.estimate import estimate, unrecorded_session
-from acestep.training.forecast import Memory, PeakMemory, forecast, largest_micro_batch, left_untouched, remedies
+from acestep.training.forecast import (
+    Memory,
+    PeakMemory,
+    available_memory,
+    forecast,
+    largest_micro_batch,
+    left_untouched,
+    remedies,
+)
 from acestep.training.loop import Session, optimizer_step, steps_of
 from acestep.training.train import train
 from acestep.training.validation import Validation
@@ -190,6 +202,27 @@ def test_the_peak_of_this_program_is_seen() -> None:
         block.write(b"x" * len(block))
     assert after.peak >= before.peak + (200 << 20)
     block.close()
+
+
+def test_the_memory_of_a_mac_is_what_metal_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resident size of a program knows nothing of it: every run would seem to fit."""
+    gib = 1 << 30
+    held = {"current": 3 * gib, "driver": 5 * gib}
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: held["current"])
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: held["driver"])
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12 * gib)
+    mac = torch.device("mps")
+    for free, available in ((4 * gib, 9 * gib), (20 * gib, 12 * gib)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        assert available_memory(mac) == available
+    with PeakMemory(mac) as memory:
+        held["current"] = 7 * gib
+        time.sleep(0.2)
+        held["current"] = 3 * gib
+    assert memory.peak == 7 * gib
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert memory_in_use() == (5 * gib, "graphics memory")
 
 
 def test_an_estimate_writes_nothing(make_store: MakeStore, checkpoint: Checkpoint, tmp_path: Path) -> None:
