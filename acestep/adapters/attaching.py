@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def attach(transformer: nn.Module, settings: AdapterSettings, modules: Sequence[str] | None = None) -> Adapter:
+def attach(transformer: nn.Module, settings: AdapterSettings) -> Adapter:
     """Attach a new adapter that changes nothing yet to an ACE-Step transformer.
 
-    `modules` names the linear layers one by one (diffusers or original names) instead of what the settings say of
-    attention, MLP and layers. The first weights come from torch's generator of the CPU. Raises a UserError when the
-    transformer carries an adapter already or has not exactly the modules wanted.
+    The first weights come from torch's generator of the CPU. Raises a UserError when the transformer carries an
+    adapter already or has not exactly the modules wanted.
     """
     refuse_second(transformer)
     family = FAMILIES[settings.adapter]
-    names = find_targets(transformer, settings, modules)
+    names = find_targets(transformer, settings)
     _refuse_unknown_patterns(settings, names)
     adapter = family.adapter_class(transformer, names, family.spec.from_settings(settings))
     for note in adapter.notes:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.adapters.source import AdapterSource, Header, TriggerTag, clean_keys, read_header, text_list
+from acestep.adapters.source import AdapterSource, Header, TriggerTag, clean_keys, read_header, target_modules
 from acestep.adapters.specs import LohaSpec, LokrSpec, LycorisSpec, whole_number
 from acestep.adapters.targets import ATTENTION_BLOCKS, modules_named, wrappable_modules
 from acestep.core.errors import UserError
@@ -133,7 +133,7 @@ def read_lycoris(weights: Path, kind: str) -> AdapterSource:
         path=weights,
         weights=weights,
         spec=_SPECS[kind].read(config, str(described)),
-        targets=text_list(config.get("target_modules"), "target_modules", described),
+        targets=target_modules(config, described),
         tag=tag,
         header=header,
         keys=clean_keys(header, weights, lambda key: key.replace("__orig_mod_", "_")),

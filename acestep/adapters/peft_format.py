@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from acestep.adapters.source import AdapterSource, TriggerTag, clean_keys, read_header, text_list
+from acestep.adapters.source import AdapterSource, TriggerTag, clean_keys, read_header, target_modules
 from acestep.adapters.specs import LoraSpec, OftSpec, Spec, whole_number
 from acestep.adapters.targets import linear_modules, modules_named
 from acestep.core.errors import UserError
@@ -110,8 +110,7 @@ def read_peft(folder: Path) -> AdapterSource:
     _refuse_unknown_mathematics(config, config_file)
     own_kind, spec = _SPECS[kind]
     # An expression instead of a list is left alone: the tensors say which modules there are.
-    targets = config.get("target_modules")
-    names = None if isinstance(targets, str) else text_list(targets, "target_modules", config_file)
+    names = None if isinstance(config.get("target_modules"), str) else target_modules(config, config_file)
     weights = folder / WEIGHTS_FILE
     header = read_header(weights)
     return AdapterSource(

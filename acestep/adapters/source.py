@@ -104,10 +104,13 @@ def clean_keys(header: Header, path: Path, clean: Callable[[str], str]) -> dict[
     return keys
 
 
-def text_list(value: Any, field: str, source: Path) -> tuple[str, ...] | None:
-    """A list of texts in a configuration, or None for null; a UserError for anything else."""
+def target_modules(config: dict[str, Any], source: Path) -> tuple[str, ...] | None:
+    """The names in `target_modules` of a configuration, None for null; a UserError where they are no list."""
+    value = config.get("target_modules")
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UserError(f'{source}: "{field}" must be a list of names.', fix="Take the adapter's original files.")
+        raise UserError(
+            f'{source}: "target_modules" must be a list of names.', fix="Take the adapter's original files."
+        )
     return tuple(value)

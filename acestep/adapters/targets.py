@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from acestep.core.errors import UserError, did_you_mean
-from acestep.model.names import module_to_diffusers, module_to_original
+from acestep.model.names import module_to_original
 from acestep.settings import AdapterSettings
 from acestep.settings.adapter import read_layers
 
@@ -35,23 +35,14 @@ def linears_of_layer(settings: AdapterSettings) -> tuple[str, ...]:
 EVERY_LINEAR = linears_of_layer(AdapterSettings(train_mlp=True))
 
 
-def find_targets(transformer: nn.Module, settings: AdapterSettings, modules: Sequence[str] | None = None) -> list[str]:
+def find_targets(transformer: nn.Module, settings: AdapterSettings) -> list[str]:
     """The modules to wrap, in model order, each of them there and linear.
 
-    `modules` names them one by one (diffusers or original names) instead of what the settings say of attention, MLP
-    and layers. A transformer that does not have exactly the wanted ones is refused with the names in question.
+    A transformer that does not have exactly the wanted ones is refused with the names in question.
     """
     linears = linear_modules(transformer)
-    if modules is None:
-        inside = linears_of_layer(settings)
-        layers = _chosen_layers(settings.layers, len(transformer.layers))  # type: ignore[arg-type]  # a ModuleList
-        wanted = [f"layers.{layer}.{name}" for layer in layers for name in inside]
-    else:
-        wanted = [module_to_diffusers(name) for name in modules]
-        if not wanted:
-            raise UserError("No module is named for the adapter.", fix="Name at least one.")
-        if doubled := sorted({name for name in wanted if wanted.count(name) > 1}):
-            raise UserError(f"Module {doubled[0]} is named twice for the adapter.", fix="Name each module once.")
+    layers = _chosen_layers(settings.layers, len(transformer.layers))  # type: ignore[arg-type]  # a ModuleList
+    wanted = [f"layers.{layer}.{name}" for layer in layers for name in linears_of_layer(settings)]
     there = set(wanted) & set(linears)
     if missing := [name for name in wanted if name not in there]:
         raise UserError(

@@ -21,20 +21,20 @@ BLOCK_S = 0.4
 """Length of the measuring block of ITU-R BS.1770; shorter sound has no integrated loudness."""
 
 
-def integrated_loudness(samples: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
-    """Integrated loudness in LUFS of samples [channels, N] or [N], K-weighted and gated (ITU-R BS.1770-4).
+def integrated_loudness(samples: np.ndarray) -> float:
+    """Integrated loudness in LUFS of samples [channels, N] or [N] at 48 kHz, K-weighted and gated (ITU-R BS.1770-4).
 
     -inf for sound that is silent, shorter than one 0.4 s block, or below the absolute gate of -70 LUFS throughout.
     """
     samples = np.atleast_2d(samples)
-    if samples.shape[1] < BLOCK_S * sample_rate or not _audible(samples):
+    if samples.shape[1] < BLOCK_S * SAMPLE_RATE or not _audible(samples):
         return -math.inf
     import pyloudnorm  # brings scipy, which takes most of a second to import
 
     # pyloudnorm averages the blocks above its gates; where there are none numpy warns about an empty mean
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        meter = pyloudnorm.Meter(sample_rate, block_size=BLOCK_S)
+        meter = pyloudnorm.Meter(SAMPLE_RATE, block_size=BLOCK_S)
         loudness = float(meter.integrated_loudness(np.ascontiguousarray(samples.T, dtype=np.float64)))
     return loudness if math.isfinite(loudness) else -math.inf
 

@@ -125,8 +125,8 @@ class Backend(Protocol):
 class TryAgain(UserError):
     """Trouble that may pass: a busy service, a broken connection. `after_s` is when the service asks to come back."""
 
-    def __init__(self, message: str, *, after_s: float | None = None, fix: str = "") -> None:
-        super().__init__(message, fix=fix)
+    def __init__(self, message: str, *, after_s: float | None = None) -> None:
+        super().__init__(message)
         self.after_s = after_s
 
 

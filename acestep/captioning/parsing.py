@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,12 +63,8 @@ class Parsed:
             self.values[name] = value
 
 
-def parse_caption(text: object, examples: Mapping[Field, Any] | None = None) -> Parsed:
-    """A free description, with or without lines such as "**Key:** A minor" in it.
-
-    `examples` are values that the prompt showed as an example: an answer whose metadata are exactly those echoes it,
-    and they are dropped.
-    """
+def parse_caption(text: object) -> Parsed:
+    """A free description, with or without lines such as "**Key:** A minor" in it."""
     parsed = Parsed()
     words = _without_template(text)
     if not words.strip():
@@ -84,7 +80,6 @@ def parse_caption(text: object, examples: Mapping[Field, Any] | None = None) -> 
         parsed.notes.append("The model repeated itself without end; the repetition is left out.")
     for name, find in FINDERS.items():
         parsed.put(name, find(words))
-    _drop_echo(parsed, examples or {})
     caption = _prose(words)
     if _INSTRUCTION.search(caption):
         parsed.values.clear()
@@ -284,14 +279,6 @@ def _is_metadata(line: str, label: re.Match[str]) -> bool:
     value = line[label.end() :].strip(" *_`\"'")
     name = next((name for name in FINDERS if label[name]), None)
     return len(value) <= 40 or (name is not None and bool(FINDERS[name](line)) and len(value) <= 200)
-
-
-def _drop_echo(parsed: Parsed, examples: Mapping[Field, Any]) -> None:
-    told = {name: parsed.values[name] for name in examples if name in parsed.values}
-    if len(told) > 1 and len(told) == len(examples) and all(told[name] == examples[name] for name in examples):
-        for name in told:
-            del parsed.values[name]
-        parsed.notes.append("The model repeated the example values it was shown; they are not used.")
 
 
 def _doubts_about(caption: str) -> list[str]:

@@ -46,9 +46,9 @@ class Preset:
         }
 
 
-def preset_files(folder: Path | None = None) -> dict[str, Path]:
-    """The presets of a folder by name; without one, those that come with the program."""
-    return {path.stem: path for path in sorted((folder or PRESETS_FOLDER).glob("*.json"))}
+def preset_files() -> dict[str, Path]:
+    """The presets in presets/ by name."""
+    return {path.stem: path for path in sorted(PRESETS_FOLDER.glob("*.json"))}
 
 
 def preset_path(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +11,8 @@ from diffusers import AceStepTransformer1DModel
 from torch import Tensor, nn
 
 from acestep.adapters import Adapter, attach
+from acestep.adapters.attaching import attach_spec
+from acestep.adapters.families import FAMILIES
 from acestep.settings import AdapterSettings
 
 KINDS: dict[str, AdapterSettings] = {
@@ -108,11 +110,18 @@ def velocity() -> Callable[[torch.nn.Module], Tensor]:
 
 @pytest.fixture
 def attach_random() -> Callable[..., Adapter]:
-    """Attach an adapter and give every weight of it a random value, so that all of them count."""
+    """Attach an adapter and give every weight of it a random value, so that all of them count.
 
-    def make(transformer: torch.nn.Module, settings: AdapterSettings, **options: list[str]) -> Adapter:
+    `modules` names those it wraps one by one (diffusers names, in model order), as a file may.
+    """
+
+    def make(transformer: torch.nn.Module, settings: AdapterSettings, modules: Sequence[str] = ()) -> Adapter:
         torch.manual_seed(2)
-        adapter = attach(transformer, settings, **options)
+        if modules:
+            spec = FAMILIES[settings.adapter].spec.from_settings(settings)
+            adapter = attach_spec(transformer, settings.adapter, spec, modules)
+        else:
+            adapter = attach(transformer, settings)
         generator = torch.Generator().manual_seed(3)
         for parameter in adapter.parameters():
             parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=generator))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from acestep.adapters import TriggerTag, save_adapter
 from acestep.adapters.card import CardFacts, card_text, write_card
-from acestep.adapters.exports.hub import hub_token, plan_push
+from acestep.adapters.exports.hub import TOKEN_VARIABLES, hub_token, plan_push
 from acestep.core.errors import UserError
 from acestep.settings import AdapterSettings
 
@@ -123,9 +123,12 @@ def test_wrong_repository_names_are_refused(folder, name):
         plan_push(folder, name)
 
 
-def test_folders_without_weights_and_missing_tokens_are_refused(tmp_path):
+def test_folders_without_weights_and_missing_tokens_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no weights"):
         plan_push(tmp_path, "someone/zork")
+    for name in TOKEN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="HF_TOKEN"):
-        hub_token({})
-    assert hub_token({"HF_TOKEN": "abc"}) == "abc"
+        hub_token()
+    monkeypatch.setenv("HF_TOKEN", "abc")
+    assert hub_token() == "abc"

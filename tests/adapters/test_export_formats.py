@@ -32,7 +32,7 @@ from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.config import DitConfig
-from acestep.model.names import module_to_original
+from acestep.model.names import module_to_diffusers, module_to_original
 from acestep.model.variants import VARIANTS
 from acestep.settings import AdapterSettings
 
@@ -143,7 +143,7 @@ def test_diffusers_itself_plays_the_same(saved, settings, make_transformer, velo
 def test_diffusers_plays_adapters_its_own_conversion_overlooks(
     make_transformer, attach_random, velocity, modules, tmp_path
 ):
-    names = [f"layers.{layer}.{name}" for layer in (0, 1) for name in modules]
+    names = [module_to_diffusers(f"layers.{layer}.{name}") for layer in (0, 1) for name in modules]
     adapter = attach_random(make_transformer(), AdapterSettings(rank=4, alpha=8, dropout=0), modules=names)
     folder = save_adapter(adapter, tmp_path / "adapter")
     export_adapter(OpenAdapter(folder), "diffusers", tmp_path / "out", FP32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +55,11 @@ def plan_push(folder: Path, repository: str, public: bool = False) -> PushPlan:
     return PushPlan(folder, repository, not public, tuple(path.name for path in files), size)
 
 
-def hub_token(environment: Mapping[str, str] = os.environ) -> str:
+def hub_token() -> str:
     """The token from the environment; a UserError when there is none."""
     for name in TOKEN_VARIABLES:
-        if environment.get(name):
-            return environment[name]
+        if token := os.environ.get(name):
+            return token
     raise UserError(
         "Publishing needs a Hugging Face token, and there is none in the environment.",
         fix=f"Make one with write access on huggingface.co and set it as {TOKEN_VARIABLES[0]}.",
