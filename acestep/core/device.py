@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 DeviceName = Literal["auto", "cuda", "xpu", "mps", "cpu"]
-PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
+Precision = Literal["bf16", "fp16", "fp32"]
+PrecisionName = Literal["auto", Precision]
 
 _MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 """How torch words a lack of memory where it has no exception of its own for it."""
@@ -28,7 +29,7 @@ class DeviceChoice:
     """A device, the dtype of frozen weights on it, and the reason in words for the log."""
 
     device: str
-    precision: Literal["bf16", "fp16", "fp32"]
+    precision: Precision
     reason: str
 
     @property
@@ -105,7 +106,7 @@ def choose_device(device: DeviceName = "auto", precision: PrecisionName = "auto"
     return DeviceChoice(chosen, precision, "chosen in the settings")
 
 
-def _best_precision(device: str) -> tuple[Literal["bf16", "fp16", "fp32"], str]:
+def _best_precision(device: str) -> tuple[Precision, str]:
     import torch
 
     if device == "cuda":

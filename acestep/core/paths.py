@@ -211,9 +211,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path = Path(path)
     with disk_errors(path):
         temporary = _claimed(path)
-        mode = (
-            temporary.stat().st_mode
-        )  # what the user's umask grants; some libraries replace the file by a private one
+        mode = temporary.stat().st_mode  # as the umask grants; some libraries replace the file by a private one
         try:
             yield temporary
             temporary.chmod(mode)

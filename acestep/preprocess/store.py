@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from acestep.core.device import Precision
 from acestep.core.errors import UserError
 from acestep.core.paths import atomic_file, existing_folder, inside, read_json, value_hash, write_text
 from acestep.model.prompt import TAG_PLACES
@@ -68,7 +69,7 @@ class StoreInfo:
     vae_fingerprint: str
     condition_fingerprint: str
     latent_width: Count
-    precision: Literal["bf16", "fp16", "fp32"]
+    precision: Precision
     normalize: Normalization
     max_duration_s: Annotated[float, Field(ge=0)]
     latents: Literal["sample", "mean"]

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from acestep.adapters import Adapter, TriggerTag, write_adapter_files
+from acestep.adapters import Adapter, TriggerTag, read_adapter_tensors, write_adapter_files
 from acestep.core.errors import UserError
 from acestep.core.paths import TEMPORARY_PREFIX, atomic_folder, existing_folder, read_json
 from acestep.training.averaging import Averaging
@@ -114,8 +114,6 @@ def load_checkpoint(
 
     Raises a UserError when a file is missing, damaged or belongs to another adapter or optimizer.
     """
-    from acestep.adapters import read_adapter_tensors
-
     facts = read_json(path / "state.json", "the training state")
     if facts.get("version") != STATE_VERSION:
         raise UserError(

@@ -104,7 +104,7 @@ def delete_run(path: Path, root: Path) -> None:
         raise UserError(f"{path} is no run folder in {root}.", fix="Only runs in that folder can be deleted.")
     if not (resolved / "run.json").is_file():
         raise UserError(f"{path} is not a run folder: it holds no run.json.", fix="Choose a run.")
-    if RunFolder(resolved, {}).is_running():
+    if is_running(resolved):
         raise UserError(f"The run {resolved.name} is running.", fix="Stop it first.")
     doomed = resolved.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}")
     with disk_errors(resolved):
