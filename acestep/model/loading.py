@@ -29,9 +29,10 @@ from acestep.model.checkpoints import (
     missing_silence_latent,
 )
 from acestep.model.names import NULL_CONDITION, SILENCE_LATENT, Part, part_of, to_diffusers, to_original
-from acestep.model.quantising import BaseWeights, quantise_block_weight
+from acestep.model.quantising import quantise_block_weight
 from acestep.model.streaming import Placed, check_names_and_shapes, fill, on_meta, read_tensors
 from acestep.model.weights import StoredTensor, read_weights
+from acestep.settings.train import BaseWeights
 
 if TYPE_CHECKING:
     from diffusers import AceStepConditionEncoder, AceStepTransformer1DModel, AutoencoderOobleck

@@ -8,15 +8,14 @@ gradient checkpointing cannot let them go; so only its 4-bit coding is used here
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acestep.core.errors import UserError
-
-BaseWeights = Literal["full", "int8", "nf4"]
+from acestep.settings.train import BaseWeights
 
 NF4_DEVICES = ("cuda", "cpu")
 _NF4_BLOCK = 64

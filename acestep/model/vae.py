@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from torch import Tensor
 
 from acestep.core.device import macos_version
 from acestep.core.errors import UserError
+from acestep.settings.preprocess import LatentDraw
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderOobleck
-
-LatentDraw = Literal["sample", "mean"]
 
 ENCODE_WINDOW_S, ENCODE_WINDOW_SMALL_S = 30, 15
 """Encoder windows on most devices, and on graphics cards of at most 8 GiB."""

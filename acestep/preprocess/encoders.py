@@ -12,8 +12,9 @@ from torch import Tensor
 
 from acestep.core.device import DeviceChoice, free_memory
 from acestep.model import condition, loading
-from acestep.model.vae import LatentDraw, encode_audio
+from acestep.model.vae import encode_audio
 from acestep.preprocess.plan import SongPrompts
+from acestep.settings.preprocess import LatentDraw
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,16 +17,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from acestep.core.device import Precision
 from acestep.core.errors import UserError
 from acestep.core.paths import atomic_file, existing_folder, inside, read_json, value_hash, write_text
+from acestep.dataset.song import PromptSource
 from acestep.model.prompt import TAG_PLACES
 from acestep.settings.dataset import TagPosition
-from acestep.settings.preprocess import Normalization
+from acestep.settings.preprocess import LatentDraw, Normalization
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +42,7 @@ LATENTS_FOLDER = "latents"
 CONDITIONS_FOLDER = "conditions"
 AGAIN = "Run preprocess again with the same folder."
 
-Source = Literal["caption", "genre"]
-SOURCES: tuple[Source, ...] = ("caption", "genre")
+SOURCES: tuple[PromptSource, ...] = get_args(PromptSource)
 
 _OUR_FILE = re.compile(r"[0-9a-f]{32}\.safetensors")
 _FACTS = "acestep"  # one metadata entry: the order of several would differ from run to run
@@ -72,7 +72,7 @@ class StoreInfo:
     precision: Precision
     normalize: Normalization
     max_duration_s: Annotated[float, Field(ge=0)]
-    latents: Literal["sample", "mean"]
+    latents: LatentDraw
     seed: Annotated[int, Field(ge=0)]
     unfinished: Annotated[int, Field(ge=0)] = 0
     """Songs that were still to be encoded when the work was stopped; 0 when everything is there."""
@@ -105,7 +105,7 @@ class StoredSong:
     frames: Count
     duration_s: Annotated[float, Field(gt=0)]
     repeat: Count
-    override: Source | None
+    override: PromptSource | None
     has_genre: bool
     custom_tag: str
     latents_key: Key
@@ -158,7 +158,7 @@ class DamagedFile(Exception):
     """A tensor file that cannot be what it was written as; the text says why."""
 
 
-def variant_name(source: Source, position: str) -> str:
+def variant_name(source: PromptSource, position: str) -> str:
     """The name of a text variant: "caption.prepend", "genre.none" …"""
     return f"{source}.{position}"
 

@@ -8,6 +8,7 @@ from acestep.core.device import DeviceName, PrecisionName
 from acestep.settings.base import Settings, knob
 
 Normalization = Literal["none", "peak", "lufs", "peak_lufs"]
+LatentDraw = Literal["sample", "mean"]
 
 
 class PreprocessSettings(Settings):
@@ -26,7 +27,7 @@ class PreprocessSettings(Settings):
         ge=0,
         le=3600,
     )
-    latents: Literal["sample", "mean"] = knob(
+    latents: LatentDraw = knob(
         "sample",
         "Latents drawn once from the VAE's posterior, as the model was trained, or its mean.",
         group="encoding",

@@ -13,6 +13,8 @@ from acestep.settings.dataset import TagPosition
 from acestep.settings.formula import Formula
 from acestep.settings.preview import PreviewSettings
 
+BaseWeights = Literal["full", "int8", "nf4"]
+
 
 class WindowSettings(Settings):
     """Which part of a song one training sample is, and what its prompt says."""
@@ -235,7 +237,7 @@ class HardwareSettings(Settings):
         ge=0,
         le=1,
     )
-    base_weights: Literal["full", "int8", "nf4"] = knob(
+    base_weights: BaseWeights = knob(
         "full",
         "Storage of the frozen base: as precision says, or in 8 or 4 bits (half and a quarter of bf16, a little less "
         "exact).",

@@ -24,8 +24,9 @@ from acestep.core.device import free_memory, lacks_memory
 from acestep.core.jobs import Job
 from acestep.core.paths import TEMPORARY_PREFIX
 from acestep.model.facts import LATENT_RATE
-from acestep.model.quantising import BaseWeights, why_not
+from acestep.model.quantising import why_not
 from acestep.settings import TrainSettings
+from acestep.settings.train import BaseWeights
 from acestep.training.averaging import Averaging
 from acestep.training.checkpoints import save_checkpoint
 from acestep.training.data import Sample, TrainingData

@@ -15,9 +15,10 @@ import torch
 from acestep.core.device import lacks_memory
 from acestep.core.errors import UserError
 from acestep.model.facts import LATENT_RATE
-from acestep.model.quantising import BaseWeights, why_not
+from acestep.model.quantising import why_not
 from acestep.settings import TrainSettings
 from acestep.settings.base import Settings
+from acestep.settings.train import BaseWeights
 from acestep.training.checkpoints import checkpoint_path
 from acestep.training.optimizers import EIGHT_BIT_DEVICES
 
