@@ -331,3 +331,13 @@ def test_a_sweep_leaves_the_model_as_it_was_however_it_ends(parts: Parts, tmp_pa
     after = parts.transformer.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
     assert attached_adapter(parts.transformer) is None
+
+
+def test_fp16_plays_what_fp32_does(demo_checkpoint, parts) -> None:
+    """VAE and condition encoder compute in fp32 beside a transformer and a text encoder in fp16."""
+    in_half = load_parts(resolve_checkpoint(demo_checkpoint / "acestep-v15-demo"), DeviceChoice("cpu", "fp16", "test"))
+    parts_in_half = (in_half.transformer, in_half.text_encoder.model)
+    assert {parameter.dtype for part in parts_in_half for parameter in part.parameters()} == {torch.float16}
+    settings = SONG.changed(steps=4)
+    half, whole = generate(in_half, settings).samples, generate(parts, settings).samples
+    assert np.abs(half - whole).max() < 0.05 * np.abs(whole).max()

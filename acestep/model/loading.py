@@ -85,13 +85,32 @@ def load_transformer(
 
 
 def load_condition_encoder(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> AceStepConditionEncoder:
-    """The condition encoder with its null condition and, as the buffer `silence_latent`, the latent of silence."""
+    """The condition encoder with its null condition and, as the buffer `silence_latent`, the latent of silence.
+
+    Asked for in fp16 it computes in fp32, and takes and gives fp16: of songs with lyrics its layers give infinite
+    numbers in fp16 (ACE-Step-1.5#1243).
+    """
     from diffusers.pipelines.ace_step.modeling_ace_step import AceStepConditionEncoder
 
     silence = load_silence_latent(checkpoint)  # first: a missing file is noticed before the long read
     module = on_meta(lambda: AceStepConditionEncoder(**checkpoint.config.condition_encoder_kwargs()))
+    if dtype == torch.float16:
+        dtype = torch.float32
+        module.register_forward_pre_hook(
+            lambda _, args, named: _in_dtype((args, named), torch.float32), with_kwargs=True
+        )
+        module.register_forward_hook(lambda _, args, given: _in_dtype(given, torch.float16))
     module.silence_latent = silence.to(device=device, dtype=dtype)
     return _fill_part(module, checkpoint, "condition_encoder", dtype, device, optional=(SILENCE_LATENT,))
+
+
+def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor of broken numbers in another dtype, also in tuples and dictionaries; everything else as it is."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.to(dtype)
+    if isinstance(value, dict):
+        return {name: _in_dtype(item, dtype) for name, item in value.items()}
+    return tuple(_in_dtype(item, dtype) for item in value) if isinstance(value, tuple) else value
 
 
 def load_audio_tokenizer(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> AceStepAudioTokenizer:

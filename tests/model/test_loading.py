@@ -53,6 +53,40 @@ def test_modules_are_frozen_whole_and_in_eval_mode(checkpoint: Checkpoint, part:
     assert not any(child.training for child in module.modules())
 
 
+def test_the_condition_encoder_is_never_in_fp16(checkpoint: Checkpoint) -> None:
+    """It takes and gives fp16 beside models that are; its own layers, here loud ones, would give infinite numbers."""
+    encoder, exact = (
+        loading.load_condition_encoder(checkpoint, dtype, "cpu") for dtype in (torch.float16, torch.float32)
+    )
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    for module in (encoder, exact):
+        mlp = module.lyric_encoder.layers[0].mlp
+        with torch.no_grad():
+            mlp.up_proj.weight.mul_(1e5)
+            mlp.down_proj.weight.mul_(1e-5)
+    torch.manual_seed(0)
+    text, lyrics = torch.randn(1, 5, 48).half(), torch.randn(1, 9, 48).half()
+    silence = encoder.silence_latent[:, :750].half()
+    ones = [torch.ones(states.shape[:2], dtype=torch.bool) for states in (text, lyrics)]
+    order = torch.zeros(1, dtype=torch.long)
+
+    def run(module: torch.nn.Module, dtype: torch.dtype) -> torch.Tensor:
+        condition, mask = module(
+            text_hidden_states=text.to(dtype),
+            text_attention_mask=ones[0],
+            lyric_hidden_states=lyrics.to(dtype),
+            lyric_attention_mask=ones[1],
+            refer_audio_acoustic_hidden_states_packed=silence.to(dtype),
+            refer_audio_order_mask=order,
+        )
+        assert condition.dtype == dtype and mask.all()
+        return condition
+
+    expected = run(exact, torch.float32)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(run(encoder, torch.float16).float(), expected, rtol=1e-2, atol=1e-2)
+
+
 def test_the_vae_is_never_in_fp16(checkpoint: Checkpoint) -> None:
     """fp16 does not hold its activations."""
     dtypes = {loading.load_vae(checkpoint, dtype, "cpu").dtype for dtype in (torch.float16, torch.bfloat16)}
