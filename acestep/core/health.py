@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from acestep.core.errors import UserError
+from acestep.core.paths import nearest_existing
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 OLDEST_PYTHON = (3, 11)
@@ -169,7 +170,7 @@ def check_memory() -> Check:
 
 def check_disk(folder: Path) -> Check:
     """Free space where `folder` is or will be."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    there = nearest_existing(folder)
     usage = shutil.disk_usage(there)
     found = f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.1f} GiB free at {there}"
     if usage.free < _LOW_DISK_GIB * _GIB:

@@ -99,6 +99,11 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
+def nearest_existing(path: Path) -> Path:
+    """What there is of a path that may still have to be made: it lies on the same disk."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
 def inside(root: Path, relative: str | Path) -> Path:
     """`root / relative`, resolved; raises a UserError when that leads out of `root` (`..`, links, absolute)."""
     try:

@@ -22,7 +22,7 @@ import torch
 
 from acestep.core.device import free_memory, lacks_memory
 from acestep.core.jobs import Job
-from acestep.core.paths import TEMPORARY_PREFIX
+from acestep.core.paths import TEMPORARY_PREFIX, nearest_existing
 from acestep.model.facts import LATENT_RATE
 from acestep.model.quantising import why_not
 from acestep.settings import TrainSettings
@@ -179,7 +179,7 @@ def forecast(session: Session, out: Path, job: Job, timed_steps: int = TIMED_STE
         checkpoints_kept=kept,
         # one more while the next is written, and the adapters in best/ and final/
         disk_bytes=None if checkpoint is None else (kept + 1) * checkpoint + 2 * adapter_file,
-        disk_free_bytes=shutil.disk_usage(_nearest_folder(out)).free,
+        disk_free_bytes=shutil.disk_usage(nearest_existing(out)).free,
         adapts=session.settings.on_out_of_memory == "adapt",
     )
 
@@ -272,10 +272,6 @@ def _weigh_checkpoint(session: Session) -> tuple[int, int]:
     two_weights = session.settings.ema_decay > 0 or session.settings.optimizer == "schedule_free"
     adapter = sum(size for name, size in sizes.items() if name not in ("optimizer.safetensors", "state.json"))
     return sum(sizes.values()) + (weights if two_weights else 0), adapter
-
-
-def _nearest_folder(path: Path) -> Path:
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
 # memory -----------------------------------------------------------------------------------------------------------

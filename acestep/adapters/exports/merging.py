@@ -17,7 +17,7 @@ from acestep.adapters.exports.opened import OpenAdapter
 from acestep.adapters.exports.placing import already_there
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
-from acestep.core.paths import atomic_folder, content_hash, read_json, write_json
+from acestep.core.paths import atomic_folder, content_hash, nearest_existing, read_json, write_json
 from acestep.model.checkpoints import SILENCE_LATENT_FILE, WEIGHTS_STEM, Checkpoint, open_checkpoint
 from acestep.model.identity import transformer_fingerprint
 from acestep.model.loading import load_silence_latent
@@ -112,7 +112,7 @@ def merged_bytes(checkpoint: Checkpoint) -> int:
 
 def require_room(out: Path, size_bytes: int) -> None:
     """Raise a UserError where the disk that `out` would be on has not `size_bytes` free."""
-    folder = next(place for place in out.resolve().parents if place.is_dir())
+    folder = nearest_existing(out.parent)
     free = shutil.disk_usage(folder).free
     if size_bytes > free:
         raise UserError(
