@@ -443,3 +443,15 @@ def test_disks_that_flush_files_only_are_written_to(tmp_path: Path, monkeypatch:
     with paths.atomic_folder(tmp_path / "run") as temporary:
         (temporary / "a").write_text("a")
     assert names_in(tmp_path) == ["index.json", "run"]
+
+
+def test_text_has_the_same_bytes_on_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows Python writes \\r\\n for \\n, unless told: an index that is already so would be written again."""
+    write = Path.write_text
+
+    def on_windows(self: Path, text: str, encoding: str, newline: str | None = None) -> int:
+        return write(self, text, encoding=encoding, newline="\r\n" if newline is None else newline)
+
+    monkeypatch.setattr(Path, "write_text", on_windows)
+    paths.write_text(tmp_path / "index.json", "{\n}\n")
+    assert (tmp_path / "index.json").read_bytes() == b"{\n}\n"
