@@ -65,17 +65,18 @@ exit /b %errorlevel%
 :make_env
 if exist env rmdir /s /q env
 set "python="
-for %%p in ("py -3" python python3) do if not defined python (
-    %%~p -c "import sys; sys.exit(sys.version_info < (3, 11))" >nul 2>&1 && set "python=%%~p"
+rem torch is built for Python 3.11 to 3.14; "py -3" is the newest there is
+for %%p in ("py -3" "py -3.13" "py -3.12" "py -3.14" "py -3.11" python python3) do if not defined python (
+    %%~p -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" >nul 2>&1 && set "python=%%~p"
 )
 if not defined uv goto venv
 rem uv takes a Python of the right age from this machine or fetches one
-uv venv --seed --python ">=3.11" env && exit /b 0
+uv venv --seed --python ">=3.11,<3.15" env && exit /b 0
 echo uv could not make env\ (see above); going on with Python's own venv.
 if exist env rmdir /s /q env
 :venv
 if not defined python (
-    echo Python 3.11 or newer was not found. Install it from python.org and run install.bat again.
+    echo Python 3.11 to 3.14 was not found. Install Python 3.13 from python.org and run install.bat again.
     exit /b 1
 )
 %python% -m venv env && exit /b 0

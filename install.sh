@@ -27,8 +27,9 @@ has_only_old_cards() {
 }
 
 find_python() {
-    for candidate in python3 python3.13 python3.12 python3.11 python; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    for candidate in python3 python3.13 python3.12 python3.14 python3.11 python; do
+        # torch is built for these
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
             printf '%s\n' "$candidate"
             return
         fi
@@ -44,7 +45,7 @@ make_env() {
         say "uv could not make env/ (see above); going on with Python's own venv."
         rm -rf env
     fi
-    [ -n "$python" ] || fail "Python 3.11 or newer was not found. Install it, or install uv, and run ./install.sh again."
+    [ -n "$python" ] || fail "Python 3.11 to 3.14 was not found. Install one, or install uv, and run ./install.sh again."
     "$python" -m venv env ||
         fail "$python cannot make env/. On Debian and Ubuntu: sudo apt install python3-venv. Then run ./install.sh again."
 }

@@ -154,6 +154,17 @@ def test_a_failed_installation_fails_and_is_tried_again(project: Path) -> None:
         assert not (project / "env" / "complete").exists()
 
 
+@pytest.mark.parametrize("name", ["install.sh", "install.bat"])
+@pytest.mark.parametrize("minor", range(9, 17))
+def test_only_a_python_that_torch_is_built_for_is_taken(name: str, minor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest Python of python.org, which `py -3` means, is soon one that no build of torch is there for."""
+    (check,) = re.findall(r"""-c (["'])(import sys; sys\.exit.*?)\1""", (ROOT / name).read_text())
+    monkeypatch.setattr(sys, "version_info", (3, minor, 0, "final", 0))
+    with pytest.raises(SystemExit) as ending:
+        exec(check[1])
+    assert ending.value.code == (not 11 <= minor <= 14)
+
+
 @needs_bash
 @pytest.mark.parametrize(
     ("capabilities", "backend"),
