@@ -30,6 +30,10 @@ _ROW_LENGTHS = ("lora_magnitude_vector", "dora_scale")
 _PICKLES = ("adapter_model.bin", "lora_weights.pt", "lokr_weights.pt", "loha_weights.pt")
 
 
+class NoAdapter(UserError):
+    """A file or folder is something else than an adapter, such as one in the form of another program."""
+
+
 @dataclass(frozen=True)
 class AdapterInfo:
     """What can be told about an adapter without loading it."""
@@ -84,7 +88,7 @@ def _of_folder(folder: Path) -> AdapterSource:
         for name in (CONFIG_FILE, *(weights_file(kind) for kind in KINDS))
         for file in folder.glob(f"{pattern}/{name}")
     )
-    raise UserError(
+    raise NoAdapter(
         f"{folder} holds no adapter.",
         fix=f"Choose one of its sub-folders: {', '.join(below)}."
         if below
@@ -121,10 +125,10 @@ def _of_file(file: Path) -> AdapterSource:
     if file.suffix in (".bin", ".pt", ".pth", ".ckpt"):
         raise _pickle_error(file)
     if file.suffix != ".safetensors":
-        raise UserError(f"{file} is not an adapter file.", fix="Choose an adapter folder or a .safetensors file.")
+        raise NoAdapter(f"{file} is not an adapter file.", fix="Choose an adapter folder or a .safetensors file.")
     found = lycoris_kind(file, read_header(file))
     if found is None:
-        raise UserError(
+        raise NoAdapter(
             f"{file} is a single file without a LoKr or LoHa configuration in its metadata.",
             fix=f"LoRA is read as a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.",
         )

@@ -24,7 +24,7 @@ from acestep.adapters import (
     save_adapter,
 )
 from acestep.adapters.attaching import attach_spec
-from acestep.adapters.exports.checking import check_adapter, check_file
+from acestep.adapters.exports.checking import check_adapter, check_file, check_path
 from acestep.adapters.exports.formats import DIFFUSERS_FILE, ExportOptions, export_adapter
 from acestep.adapters.exports.opened import OpenAdapter
 from acestep.adapters.specs import LokrSpec
@@ -340,6 +340,55 @@ def test_damaged_exports_are_noticed(make_transformer, attach_random, tmp_path):
     assert not check(changed).good
 
 
+@pytest.mark.parametrize("change", [lambda t: t[:1], lambda t: t[..., :1], lambda t: t.reshape(-1), lambda t: t[None]])
+def test_tensors_of_another_size_are_told_of(saved, settings, checkpoint, tmp_path, change):
+    """As in the export of an adapter of another model, or in a file that somebody has cut."""
+    opened = OpenAdapter(saved, checkpoint)
+    for name in ("comfyui", "diffusers", "peft", "lycoris"):
+        try:
+            path = export_adapter(opened, name, tmp_path / name, FP32).path
+        except UserError:
+            continue  # no such form
+        file = path if path.is_file() else next(path.glob("*.safetensors"))
+        with safe_open(file, "pt") as stored:
+            metadata = stored.metadata()
+        tensors = load_file(file)
+        last = module_to_original(opened.modules[-1])
+        names = (last, opened.modules[-1], last.replace(".", "_"))
+        own = [key for key in tensors if any(name in key for name in names)]
+        assert own
+        for key in own:
+            damaged = change(tensors[key]) if tensors[key].ndim else torch.ones(2)
+            if damaged.shape == tensors[key].shape:
+                continue
+            save_file({**tensors, key: damaged.contiguous()}, file, metadata)
+            assert not check_file(path, opened).good, key
+            check_file(path, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"r": None}, "r"),
+        ({"rank_pattern": {"(a+)+$": 2}}, "not a plain module name"),
+        ({"target_modules": 5}, "must be a list of names"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"peft_type": "IA3"}, "is a IA3 adapter"),
+    ],
+)
+def test_an_adapter_that_cannot_be_read_is_no_exported_file(make_transformer, attach_random, tmp_path, changes, words):
+    adapter = attach_random(make_transformer(), AdapterSettings(rank=4, alpha=8, dropout=0))
+    original = save_adapter(adapter, tmp_path / "original")
+    folder = save_adapter(adapter, tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | changes))
+    for beside in (None, original):
+        with pytest.raises(UserError, match=words):
+            check_path(folder, beside)
+    with pytest.raises(UserError, match="does not exist"):
+        check_path(tmp_path / "nowhere")
+
+
 def test_a_file_that_does_something_is_no_export_of_an_adapter_that_does_nothing(make_transformer, tmp_path):
     opened = OpenAdapter(save_adapter(attach(make_transformer(), AdapterSettings(rank=4)), tmp_path / "adapter"))
     path = export_adapter(opened, "comfyui", tmp_path / "a.safetensors", FP32).path
@@ -380,6 +429,7 @@ def test_lokr_of_other_trainers_is_exported_as_it_plays(
     opened = OpenAdapter(folder, checkpoint)
     checks, _ = check_adapter(opened, FP32, Job())
     assert all(check.good for check in checks) and len(checks) >= 2, [check.lines for check in checks]
+    assert all(check.compared for check in checks) != ("weight_decompose" in extra)
     comfyui = next(check for check in checks if check.program == "ComfyUI")
     assert comfyui.compared == len(modules)
     for strength in (1.0, 0.4):

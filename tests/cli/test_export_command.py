@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from acestep.adapters import TriggerTag, attach, save_adapter
+from acestep.adapters.attaching import attach_spec
+from acestep.adapters.specs import LokrSpec, OftSpec
+from acestep.adapters.targets import find_targets
 from acestep.cli import main
 from acestep.core.events import EventLog
 from acestep.core.paths import write_json
@@ -60,6 +63,22 @@ def result(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[
     capsys.readouterr()
     code = main([str(argument) for argument in (*arguments, "--json")])
     return code, json.loads(capsys.readouterr().out)
+
+
+def test_adapters_of_other_trainers_are_checked_with_the_model(model, tmp_path, capsys):
+    """OFT by the number of blocks; and a decomposed LoKr, whose output in the official app is not restated here."""
+    for spec, kind, told in (
+        (OftSpec(r=6, oft_block_size=0), "oft", [True, True]),
+        (LokrSpec(linear_dim=2, linear_alpha=4, factor=4, weight_decompose=True), "lokr", [True, False]),
+    ):
+        transformer = load_transformer(resolve_checkpoint(model), torch.float32, "cpu")
+        torch.manual_seed(1)
+        adapter = attach_spec(transformer, kind, spec, find_targets(transformer, LORA))
+        for parameter in adapter.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+        folder = save_adapter(adapter, tmp_path / kind)
+        code, found = result(capsys, "check", folder, "--model", model)
+        assert code == 0 and [check["output_difference"] is not None for check in found["checks"]] == told
 
 
 @pytest.mark.parametrize(

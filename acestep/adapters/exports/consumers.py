@@ -22,6 +22,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 WeightOf = Callable[[str], Tensor]
 
 
+class NeedsWeights(Exception):
+    """A difference depends on weights of the model, and these are not at hand."""
+
+
 @dataclass
 class Reading:
     """What a program makes of a file: which keys it uses, at what scale, and what it adds to each weight."""
@@ -37,6 +41,29 @@ class Reading:
         self.scales[module] = scale
         self.deltas[module] = delta
 
+    def add_made(
+        self,
+        module: str,
+        keys: list[str],
+        scale: float,
+        shape: tuple[int, ...],
+        formula: Callable[..., Tensor],
+        *parts: Tensor,
+    ) -> None:
+        """Add scale · formula(parts), a matrix [out, rest]; a fault where it is none of a weight of `shape`."""
+        if _size_made(formula, parts) != (shape[0], math.prod(shape[1:])):
+            self.faults.append(f"{module}: the tensors do not fit the weight, which is {list(shape)}")
+            return
+        self.add(module, keys, scale, lambda: (scale * formula(*(part.float() for part in parts))).reshape(shape))
+
+
+def _size_made(formula: Callable[..., Tensor], parts: Iterable[Tensor]) -> tuple[int, ...] | None:
+    """Sizes of what a formula makes of tensors of these sizes; None where they do not go together."""
+    try:
+        return tuple(formula(*(torch.empty(part.shape, device="meta") for part in parts)).shape)
+    except (RuntimeError, LookupError):
+        return None
+
 
 def shapes_in(tensors: Tensors, modules: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Weight shapes of those of `modules` (original names) that a file of any program has tensors for."""
@@ -44,7 +71,10 @@ def shapes_in(tensors: Tensors, modules: Iterable[str]) -> dict[str, tuple[int, 
     for module in modules:
         names = (f".{module}.", f".{_diffusers_name(module)}.", f"_{module.replace('.', '_')}.")
         own = {key.rpartition(name)[2]: t for name in names for key, t in tensors.items() if name in f".{key}"}
-        shape = _shape_of(own)
+        try:
+            shape = _shape_of(own)
+        except (IndexError, ValueError):  # tensors of too few dimensions, or too many
+            shape = None
         if shape:
             shapes[module] = shape
     return shapes
@@ -103,6 +133,9 @@ def _comfyui_module(reading: Reading, tensors: Tensors, stem: str, module: str, 
         return tensors.get(f"{stem}.{name}")
 
     alpha_tensor = get("alpha")
+    if alpha_tensor is not None and alpha_tensor.numel() != 1:
+        reading.faults.append(f"{module}: alpha is no single number")
+        return
     alpha = None if alpha_tensor is None else float(alpha_tensor)
     extra = [f"{stem}.alpha"] if alpha_tensor is not None else []
     if get("dora_scale") is not None or get("lora_magnitude_vector") is not None:
@@ -110,23 +143,23 @@ def _comfyui_module(reading: Reading, tensors: Tensors, stem: str, module: str, 
     for up_name, down_name in _COMFYUI_PAIRS:
         up, down = get(up_name), get(down_name)
         if up is not None and down is not None:
-            scale = 1.0 if alpha is None else alpha / down.shape[0]
-            keys = [f"{stem}.{up_name}", f"{stem}.{down_name}", *extra]
-            reading.add(module, keys, scale, _product(up, down, scale, shape))
+            scale = 1.0 if alpha is None else alpha / _length(down)
+            reading.add_made(
+                module, [f"{stem}.{up_name}", f"{stem}.{down_name}", *extra], scale, shape, _low_rank, up, down
+            )
             return
-    parts = {name: get(name) for name in _KRONECKER}
-    if any(part is not None for part in parts.values()):
-        inner = next((p.shape[0] for name in ("lokr_w2_b", "lokr_w1_b") if (p := parts[name]) is not None), None)
+    parts = {name: part for name in _KRONECKER if (part := get(name)) is not None}
+    if parts:
+        inner = next((_length(parts[name]) for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), None)
         scale = 1.0 if alpha is None or inner is None else alpha / inner
-        keys = [f"{stem}.{name}" for name, part in parts.items() if part is not None]
-        reading.add(module, [*keys, *extra], scale, _kronecker(parts, scale, shape))
+        keys = [f"{stem}.{name}" for name in parts]
+        reading.add_made(module, [*keys, *extra], scale, shape, _kronecker(parts), *parts.values())
         return
-    hadamard = [get(name) for name in _HADAMARD]
-    if all(part is not None for part in hadamard):
-        a, b, c, d = (part for part in hadamard if part is not None)
-        scale = 1.0 if alpha is None else alpha / b.shape[0]
+    hadamard = [part for name in _HADAMARD if (part := get(name)) is not None]
+    if len(hadamard) == len(_HADAMARD):
+        scale = 1.0 if alpha is None else alpha / _length(hadamard[1])
         keys = [f"{stem}.{name}" for name in _HADAMARD]
-        reading.add(module, [*keys, *extra], scale, _hadamard(a, b, c, d, scale, shape))
+        reading.add_made(module, [*keys, *extra], scale, shape, _hadamard, *hadamard)
         return
     difference = get("diff")
     if difference is not None:
@@ -136,29 +169,34 @@ def _comfyui_module(reading: Reading, tensors: Tensors, stem: str, module: str, 
         reading.add(module, [f"{stem}.diff"], 1.0, difference.float)
 
 
-def _product(up: Tensor, down: Tensor, scale: float, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    return lambda: (scale * (up.float().flatten(1) @ down.float().flatten(1))).reshape(shape)
-
-
 _KRONECKER = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
 _HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
 
-def _hadamard(a: Tensor, b: Tensor, c: Tensor, d: Tensor, scale: float, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    return lambda: (scale * torch.einsum("or,ri,os,si->oi", *(t.float() for t in (a, b, c, d)))).reshape(shape)
+def _length(tensor: Tensor) -> int:
+    """Rows of a factor, which are its rank; 1 for what is no factor at all."""
+    return (tensor.shape[0] if tensor.ndim else 0) or 1
 
 
-def _kronecker(parts: Mapping[str, Tensor | None], scale: float, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    """scale · kron(w1, w2) with entries w1[i, k] · w2[j, l] at [i · b + j, k · d + l]."""
+def _low_rank(up: Tensor, down: Tensor) -> Tensor:
+    return up.flatten(1) @ down.flatten(1)
 
-    def factor(name: str) -> Tensor:
-        whole, left, right = parts[name], parts[f"{name}_a"], parts[f"{name}_b"]
-        if whole is not None:
-            return whole.float()
-        assert left is not None and right is not None
-        return left.float() @ right.float()
 
-    return lambda: scale * torch.einsum("ac,bd...->abcd...", factor("lokr_w1"), factor("lokr_w2")).reshape(shape)
+def _hadamard(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return torch.einsum("or,ri,os,si->oi", a, b, c, d)
+
+
+def _kronecker(names: Iterable[str]) -> Callable[..., Tensor]:
+    """kron(w1, w2) of the tensors of these names, with entries w1[i, k] · w2[j, l] at [i · b + j, k · d + l]."""
+
+    def formula(*tensors: Tensor) -> Tensor:
+        parts = dict(zip(names, tensors, strict=True))
+        first, second = (
+            parts[name] if name in parts else parts[f"{name}_a"] @ parts[f"{name}_b"] for name in ("lokr_w1", "lokr_w2")
+        )
+        return torch.einsum("ac,bd...->abcd...", first, second).flatten(0, 1).flatten(1)
+
+    return formula
 
 
 # the official app -------------------------------------------------------------------------------------------------
@@ -173,6 +211,10 @@ def official_peft(tensors: Tensors, config: Mapping[str, Any], shapes: Shapes, w
     reading = Reading("ACE-Step app (PEFT)")
     if not config.get("peft_type"):
         reading.faults.append('adapter_config.json has no "peft_type"')
+    targets = config.get("target_modules")
+    if isinstance(targets, str) and not _is_expression(targets):
+        reading.faults.append('"target_modules" is no expression')
+        return reading
     if config.get("peft_type") == "OFT":
         _official_oft(reading, tensors, config, shapes, weight_of)
         return reading
@@ -191,15 +233,15 @@ def official_peft(tensors: Tensors, config: Mapping[str, Any], shapes: Shapes, w
             reading.faults.append(f"{module}: the tensors have another shape than PEFT makes")
             continue
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        plain = _product(up, down, scale, shape)
         if not config.get("use_dora"):
-            reading.add(module, names, scale, plain)
+            reading.add_made(module, names, scale, shape, _low_rank, up, down)
             continue
         lengths = tensors.get(f"{stem}lora_magnitude_vector")
-        if lengths is None:
-            reading.faults.append(f"{module}: the learned lengths are missing")
+        if lengths is None or lengths.shape != shape[:1]:
+            reading.faults.append(f"{module}: the learned lengths are missing, or not those of its rows")
             continue
-        reading.add(module, [*names, f"{stem}lora_magnitude_vector"], scale, _dora(module, plain, lengths, weight_of))
+        delta = _dora(module, up, down, scale, lengths, weight_of)
+        reading.add(module, [*names, f"{stem}lora_magnitude_vector"], scale, delta)
     return reading
 
 
@@ -215,14 +257,19 @@ def _official_oft(
             reading.faults.append(f"{module}: PEFT wraps it and finds no tensors for it")
             continue
         weights = tensors[name].float()
-        size = shape[1] // weights.shape[0]
-        wanted = config["oft_block_size"]
-        near = min((n for n in range(1, shape[1] + 1) if shape[1] % n == 0), key=lambda n: (abs(n - wanted), n))
-        if size != near or weights.shape[1] != size * (size - 1) // 2 or not config.get("use_cayley_neumann"):
+        count, size = _oft_blocks(config, shape[1])
+        if weights.shape != (count, size * (size - 1) // 2) or not config.get("use_cayley_neumann"):
             reading.faults.append(f"{module}: the rotations have another size or rule than PEFT makes")
             continue
-        limit = config["eps"] / math.sqrt(len(weights)) if config.get("coft") else None
+        limit = config.get("eps", 6e-5) / math.sqrt(len(weights)) if config.get("coft") else None
         reading.add(module, [name], 1.0, _turned(module, weights, size, limit, weight_of))
+
+
+def _oft_blocks(config: Mapping[str, Any], inputs: int) -> tuple[int, int]:
+    """Number and size of the blocks that PEFT makes: what is configured, or the nearest that divides the inputs."""
+    wanted = config.get("r") or config.get("oft_block_size") or 32
+    near = min((n for n in range(1, inputs + 1) if inputs % n == 0), key=lambda n: (abs(n - wanted), n))
+    return (near, inputs // near) if config.get("r") else (inputs // near, near)
 
 
 def _turned(
@@ -230,7 +277,7 @@ def _turned(
 ) -> Callable[[], Tensor]:
     def delta() -> Tensor:
         if weight_of is None:
-            raise LookupError(module)
+            raise NeedsWeights
         skew = torch.zeros(len(weights), size, size)
         above = torch.ones(size, size).triu(1).bool()
         skew[:, above] = weights
@@ -246,16 +293,24 @@ def _turned(
 
 
 def _dora(
-    module: str, plain: Callable[[], Tensor], lengths: Tensor, weight_of: WeightOf | None
+    module: str, up: Tensor, down: Tensor, scale: float, lengths: Tensor, weight_of: WeightOf | None
 ) -> Callable[[], Tensor]:
     def delta() -> Tensor:
         if weight_of is None:
-            raise LookupError(module)
+            raise NeedsWeights
         weight = weight_of(module)
-        turned = weight + plain()
+        turned = weight + scale * _low_rank(up.float(), down.float())
         return turned / turned.square().sum(dim=1, keepdim=True).sqrt() * lengths.float()[:, None] - weight
 
     return delta
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def _peft_targets(targets: Any, module: str) -> bool:
@@ -289,8 +344,10 @@ def official_lokr(tensors: Tensors, metadata: Mapping[str, str], shapes: Shapes)
             continue  # the app makes such a module too, and it does nothing
         expected = lokr_shapes(config, shape)
         keys = [f"{stem}.{name}" for name in expected]
-        parts = {name: tensors.get(f"{stem}.{name}") for name in _KRONECKER}
-        wrong = [name for name, size in expected.items() if (t := parts[name]) is None or tuple(t.shape) != size]
+        parts = {name: tensors[key] for name, key in zip(expected, keys, strict=True) if key in tensors}
+        wrong = [name for name, size in expected.items() if name not in parts or parts[name].shape != size]
+        if f"{stem}.alpha" in tensors and tensors[f"{stem}.alpha"].numel() != 1:
+            wrong.append("alpha")
         if wrong:
             reading.faults.append(f"{module}: {wrong[0]} does not fit lokr_config")
             continue
@@ -298,23 +355,21 @@ def official_lokr(tensors: Tensors, metadata: Mapping[str, str], shapes: Shapes)
         rank = config["linear_dim"]
         alpha = rank if whole else config["linear_alpha"] or rank
         scale = alpha / (math.sqrt(rank) if config.get("rs_lora") else rank)
-        reading.add(module, [*keys, f"{stem}.alpha"], scale, _kronecker(parts, scale, shape))
+        keys.append(f"{stem}.alpha")
         if config.get("weight_decompose"):
-            reading.used.add(f"{stem}.dora_scale")
-            reading.deltas[module] = _no_delta(module)
+            reading.add(module, [*keys, f"{stem}.dora_scale"], scale, _not_restated)
+        else:
+            reading.add_made(module, keys, scale, shape, _kronecker(parts), *parts.values())
     return reading
 
 
-def _no_delta(module: str) -> Callable[[], Tensor]:
-    def delta() -> Tensor:
-        raise LookupError(module)
-
-    return delta
+def _not_restated() -> Tensor:
+    raise NeedsWeights
 
 
 def lokr_shapes(config: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """The tensors LyCORIS makes for a weight [out, in] or [out, in, kernel]."""
-    rank, factor, kernel = config["linear_dim"], config["factor"], shape[2:]
+    rank, factor, kernel = config["linear_dim"], config.get("factor") or -1, shape[2:]
     a, b = split_dimension(shape[0], factor)
     if config.get("unbalanced_factorization"):
         a, b = b, a
@@ -369,16 +424,12 @@ def diffusers(tensors: Tensors, shapes: Shapes) -> Reading:
         if not all(name in tensors for name in names):
             continue
         first, second = (tensors[name] for name in names)
-        if is_lokr:
-            if (first.shape[0] * second.shape[0], first.shape[1] * second.shape[1]) != shape:
-                reading.faults.append(f"{module}: the factors do not make up the weight")
-                continue
-            parts = {**dict.fromkeys(_KRONECKER), "lokr_w1": first, "lokr_w2": second}
-            reading.add(module, names, 1.0, _kronecker(parts, 1.0, shape))
-        elif (second.shape[0], first.shape[1]) != shape or first.shape[0] != second.shape[1]:
-            reading.faults.append(f"{module}: the tensors do not fit the weight")
+        if len(shape) != 2:
+            reading.faults.append(f"{module}: adapters of convolutions are not read")
+        elif is_lokr:
+            reading.add_made(module, names, 1.0, shape, _kronecker(("lokr_w1", "lokr_w2")), first, second)
         else:
-            reading.add(module, names, 1.0, _product(second, first, 1.0, shape))
+            reading.add_made(module, names, 1.0, shape, _low_rank, second, first)
     if any("lora_magnitude" in name or "dora_scale" in name for name in tensors):
         reading.faults.append("learned lengths are left out")
     return reading
