@@ -26,7 +26,7 @@ LABEL_SUFFIXES = frozenset({".json", ".txt", ".lrc", ".csv"})
 
 _ARCHIVES = frozenset({".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst"})
 _SYSTEM_PARTS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
-_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(?: *\.|$)", re.IGNORECASE)
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(_prompt|_lyrics)?(?: *\.|$)", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _CHUNK_BYTES = 1 << 20
 _LONGEST_PART_BYTES = 200

@@ -34,6 +34,9 @@ SUFFIXES: dict[str, Kind] = {
 SPEAKING_ENDINGS = (".lyrics.txt", ".caption.txt", "_prompt.txt", "_lyrics.txt", ".lrc")
 """Endings that only sidecars have; a file with one of them and no song is worth a word."""
 
+JOINED_ENDINGS = ("_prompt", "_lyrics")
+"""What joins the stem of a song without a dot, before the suffix."""
+
 _WHOLE_TEXT: dict[Kind, str] = {
     "lyrics_txt": "lyrics",
     "underscore_lyrics": "lyrics",

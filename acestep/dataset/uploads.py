@@ -11,7 +11,7 @@ from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import atomic_folder, disk_errors, output_folder, safe_name
 from acestep.dataset.archive import LABEL_SUFFIXES, Extracted, extract_archive, portable_name
-from acestep.dataset.sidecars import SPEAKING_ENDINGS
+from acestep.dataset.sidecars import JOINED_ENDINGS, SPEAKING_ENDINGS
 
 
 def take_in(files: Sequence[str | Path], root: str | Path, name: str = "", job: Job | None = None) -> Extracted:
@@ -70,8 +70,11 @@ def add_table(file: str | Path, folder: Path) -> Path:
 def _visible_name(path: Path) -> str:
     """The name of a dropped file, changed alike for a song and its label files, so that they still belong together."""
     name = path.name.lstrip(" .")
-    nothing_before = f".{name.lower()}" in (path.suffix.lower(), *SPEAKING_ENDINGS)
-    return portable_name(f"unnamed.{name}" if nothing_before else name)
+    if f".{name.lower()}" in (path.suffix.lower(), *SPEAKING_ENDINGS):
+        name = f"unnamed.{name}"
+    elif name != path.name and name.lower().startswith(JOINED_ENDINGS):
+        name = f"unnamed{name}"
+    return portable_name(name)
 
 
 def _free(path: Path) -> Path:

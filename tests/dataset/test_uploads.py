@@ -16,39 +16,62 @@ from acestep.dataset.uploads import take_in
 
 MakeSong = Callable[..., Path]
 
-ENDINGS = {".caption.txt": "a waltz", ".lyrics.txt": "la la la"}
+DOTTED = {".caption.txt": "a waltz", ".lyrics.txt": "la la la"}
+JOINED = {"_prompt.txt": "a waltz", "_lyrics.txt": "la la la"}
 
 
-def dropped(tmp_path: Path, song: Path, stem: str, number: int = 0) -> list[Path]:
+def dropped(tmp_path: Path, song: Path, stem: str, number: int = 0, endings: dict[str, str] = DOTTED) -> list[Path]:
     """A song of that name with its label files, as a browser uploads them: each in a folder of its own."""
     files = []
-    for ending in (".wav", *ENDINGS):
+    for ending in (".wav", *endings):
         folder = tmp_path / f"upload {number}" / ending
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{stem}{ending}"
         if ending == ".wav":
             shutil.copyfile(song, target)
         else:
-            target.write_text(ENDINGS[ending], encoding="utf-8")
+            target.write_text(endings[ending], encoding="utf-8")
         files.append(target)
     return files
 
 
+@pytest.mark.parametrize("endings", [DOTTED, JOINED], ids=["dotted", "joined"])
 @pytest.mark.parametrize(
     "stem",
-    ["Hello (Live)", "Why me?", "My Song 🎵", "a" * 84, "...Baby", "Prélude n° 4", "dots. and more. ", "-", " ", " .."],
+    [
+        "Hello (Live)",
+        "Why me?",
+        "My Song 🎵",
+        "a" * 84,
+        "...Baby",
+        "Prélude n° 4",
+        "dots. and more. ",
+        "-",
+        " ",
+        " ..",
+        " _lyrics",
+        "_prompt",
+        "con",
+    ],
 )
-def test_a_song_keeps_its_labels_whatever_it_is_called(tmp_path: Path, make_song: MakeSong, stem: str) -> None:
-    result = take_in(dropped(tmp_path, make_song("one.wav"), stem), tmp_path / "songs", "drop")
+def test_a_song_keeps_its_labels_whatever_it_is_called(
+    tmp_path: Path, make_song: MakeSong, stem: str, endings: dict[str, str]
+) -> None:
+    result = take_in(dropped(tmp_path, make_song("one.wav"), stem, endings=endings), tmp_path / "songs", "drop")
     (song,) = scan_folder(result.folder).songs
     assert (song.caption, song.lyrics) == ("a waltz", "la la la") and not result.skipped
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(stem=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=40))
-def test_any_name_stays_inside_the_folder_and_with_its_labels(tmp_path: Path, make_song: MakeSong, stem: str) -> None:
+@given(
+    stem=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=40),
+    endings=st.sampled_from([DOTTED, JOINED]),
+)
+def test_any_name_stays_inside_the_folder_and_with_its_labels(
+    tmp_path: Path, make_song: MakeSong, stem: str, endings: dict[str, str]
+) -> None:
     shutil.rmtree(tmp_path / "upload 0", ignore_errors=True)
-    result = take_in(dropped(tmp_path, make_song("one.wav"), stem), tmp_path / "songs", "drop")
+    result = take_in(dropped(tmp_path, make_song("one.wav"), stem, endings=endings), tmp_path / "songs", "drop")
     assert all((result.folder / name).resolve().parent == result.folder for name in result.files)
     (song,) = scan_folder(result.folder).songs
     assert (song.caption, song.lyrics) == ("a waltz", "la la la")
