@@ -29,6 +29,9 @@ from acestep.core.jobs import Job, is_main_process
 
 __all__ = ["COMMANDS", "main"]
 
+STOPPED = "Stopped. Files that were finished are kept; run the same command again to go on."
+ENDED = "Ended at once."
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Results go to standard output, everything else to standard error."""
@@ -56,6 +59,8 @@ def _main(arguments: list[str]) -> int:
         return EXIT_USAGE
     except SystemExit as exit_request:  # tyro has printed help or what is wrong with the usage
         return int(exit_request.code or 0)
+    except KeyboardInterrupt:
+        return _stopped(ENDED, wants_json(arguments), Job())
     return run(command, options, as_json=options.as_json)
 
 
@@ -75,14 +80,13 @@ def run(command: Command, options: Any, as_json: bool) -> int:
         _print_error(error, as_json)
         return EXIT_FAILED
     except Stopped:
-        say_error("Stopped. Files that were finished are kept; run the same command again to go on.")
-        return EXIT_STOPPED
+        return _stopped(STOPPED, as_json, job)
     except KeyboardInterrupt:
-        say_error("Ended at once.")
-        return EXIT_STOPPED
+        return _stopped(ENDED, as_json, job)
     if not is_main_process():
         return 0  # whoever started it ends the other processes where one ends with another code
-    print(json.dumps(output.data, indent=1, ensure_ascii=False) if as_json else "\n".join(output.lines), flush=True)
+    data = output.data | (_kept(job) if output.exit_code == EXIT_STOPPED else {})
+    print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else "\n".join(output.lines), flush=True)
     return output.exit_code
 
 
@@ -132,6 +136,19 @@ def _print_error(error: UserError, as_json: bool) -> None:
         print(error.detail, file=sys.stderr)
     if as_json:
         print(json.dumps({"error": error.message, "fix": error.fix, "detail": error.detail}, ensure_ascii=False))
+
+
+def _stopped(words: str, as_json: bool, job: Job) -> int:
+    say_error(words)
+    if as_json and is_main_process():
+        print(json.dumps({"stopped": True, "message": words, **_kept(job)}, ensure_ascii=False), flush=True)
+    return EXIT_STOPPED
+
+
+def _kept(job: Job) -> dict[str, Any]:
+    """Where what was finished lies, of what the command knows."""
+    places = [path.expanduser() for path in job.kept]
+    return {"kept": [str(path.resolve()) for path in places if path.exists()]}
 
 
 def _speak_utf8() -> None:

@@ -56,6 +56,7 @@ def caption(options: CaptionOptions, job: Job) -> Output:
     check_keys(steps, os.environ)
     if any(step.needs_consent for step in outlook) and not options.yes and not confirm("Go ahead?"):
         raise UserError("Nothing was labelled.", fix="Run it again with --yes to go ahead without a question.")
+    job.kept.append(file or found.root)
     with heavy_job(f"caption {options.dataset}"):
         report = label_dataset(found, settings, os.environ, job, [song.id for song in songs], file=file)
     lines = _report_lines(report)

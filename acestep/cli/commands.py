@@ -95,6 +95,7 @@ def preprocess(options: PreprocessOptions, job: Job) -> Output:
     found = load_dataset(options.dataset, job=job)
     if options.trigger_word is not None:
         found.settings = found.settings.changed(trigger_word=options.trigger_word)
+    job.kept.append(options.out)
     with heavy_job(f"preprocess {options.dataset}"):
         report = encode(found, checkpoint, options.out, settings_in(options, PreprocessSettings), job)
     problems = [*found.problems, *report.problems]
@@ -143,6 +144,7 @@ def train(options: TrainOptions, job: Job) -> Output:
         raise UserError("A new run needs --model and --tensors.", fix="See acestep train --help.")
     checkpoint, store = _checkpoint(model), TensorStore.open(tensors)
     out = out or new_run_path(Path("lora_output"), store.info.dataset_name)
+    job.kept.append(out)
 
     with heavy_job(f"train {out}"):
         from acestep.training.train import train as train_adapter  # torch comes in here
@@ -195,6 +197,7 @@ def generate(options: GenerateOptions, job: Job) -> Output:
         if sweep.takes > 1:
             stem += f"_seed_{piece.seed}"
         path = write_audio(out.with_stem(stem), piece.samples, piece.sample_rate)
+        job.kept.append(path)
         pieces.append({"path": str(path), "strength": strength, "seconds": piece.duration_s, "seed": piece.seed})
 
     with heavy_job(f"generate {out}"):
@@ -307,6 +310,7 @@ def download(options: DownloadOptions, job: Job) -> Output:
     job.say(plan.summary())
     if plan.remaining_bytes and not options.yes and not confirm("Download?"):
         raise UserError("Nothing was downloaded.", fix="Run it again with --yes to go ahead without a question.")
+    job.kept.append(plan.folder)
     folder = fetch(plan, job)
     return Output({"model": str(folder)}, [f"The model is in {folder}."])
 
@@ -324,6 +328,7 @@ def demo(options: DemoOptions, job: Job) -> Output:
     """The whole job on generated songs and a small model: hear it before and after."""
     from acestep.cli.demo import run_demo
 
+    job.kept.append(options.out)
     return run_demo(options.out, job)
 
 

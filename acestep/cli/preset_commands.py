@@ -164,6 +164,7 @@ def import_tensors(options: ImportTensorsOptions, job: Job) -> Output:
     from acestep.model.checkpoints import resolve_checkpoint
 
     checkpoint = resolve_checkpoint(options.model)
+    job.kept.append(options.out)
     with heavy_job(f"import-tensors {options.folder}"):
         from acestep.preprocess.import_pt import import_pt_folder  # torch comes in here
 

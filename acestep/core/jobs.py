@@ -85,6 +85,8 @@ class Job:
         self.clock = clock
         self.stages: list[Stage] = []
         self.warnings: list[str] = []
+        self.kept: list[Path] = []
+        """Files and folders that hold what is finished, for whoever stops the work; they need not be there yet."""
         self._listener = listener
         self._stop = threading.Event()
         self._requests: set[Request] = set()
