@@ -135,8 +135,8 @@ def train(options: TrainOptions, job: Job) -> Output:
     model, tensors, out = options.model, options.tensors, options.out
     if options.resume:
         run = RunFolder.open(options.resume)
-        model = model or run.record["model"]["path"]
-        tensors = tensors or Path(run.record["tensors"]["path"])
+        model = model or run.origin("model")
+        tensors = tensors or Path(run.origin("tensors"))
         if out and out.resolve() != run.path:
             raise UserError("A resumed run goes on in its own folder.", fix="Leave --out away.")
         out = run.path

@@ -81,17 +81,8 @@ class RunHistory:
         sign = run_sign(path)
         known = self._known.get(path)
         if known is None or known[0] != sign:
-            known = self._known[path] = (sign, _checked_summary(path))
+            known = self._known[path] = (sign, summarise(RunFolder.open(path)))
         return known[1]
-
-
-def _checked_summary(path: Path) -> RunSummary:
-    try:
-        return summarise(RunFolder.open(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).", fix="Check its permissions.") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # valid JSON, but not what a run writes
-        raise UserError(f"The record or the log of {path.name} was damaged ({error!r}).", fix="Delete it.") from error
 
 
 def delete_run(path: Path, root: Path) -> None:

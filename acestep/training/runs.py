@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -116,8 +116,21 @@ class RunFolder:
                 record = read_json(folder / "run.json", "the run's record")
                 if record.get("schema_version") != SCHEMA_VERSION:
                     raise UserError(f"{folder} was written by another version of this program.", fix="Start a new run.")
+                for part in ("settings", "model", "tensors", "data", "plan"):
+                    if not isinstance(record.get(part, {}), dict):
+                        raise _damaged(folder / "run.json", f'"{part}" is no object')
                 return cls(folder, record)
         raise UserError(f"{path} is not a run folder: it holds no run.json.", fix="Choose the folder given as --out.")
+
+    def origin(self, part: Literal["model", "tensors"]) -> str:
+        """Where the model or the tensor folder lay that the run began with."""
+        path = self.record.get(part, {}).get("path")
+        if not isinstance(path, str):
+            raise UserError(
+                f"{self.path / 'run.json'} does not say where its {part} lay.",
+                fix=f"Name it on the command line with --{part}.",
+            )
+        return path
 
     def amend(self, **values: Any) -> None:
         """Change entries of run.json."""
@@ -131,8 +144,18 @@ class RunFolder:
         yield from read_events(self.path / "events.jsonl", kind)
 
     def story(self) -> RunStory:
-        """What the log tells so far."""
-        return RunStory(self.events())
+        """What the log tells so far. Raises UserError when it cannot be read, or says what no run writes."""
+        log = self.path / "events.jsonl"
+        try:
+            return RunStory(self.events())
+        except OSError as error:
+            raise UserError(f"{log} cannot be read ({error.strerror}).", fix="Check its permissions.") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(log, repr(error)) from error
+
+
+def _damaged(file: Path, why: str) -> UserError:
+    return UserError(f"{file} was damaged ({why}).", fix="Delete the run, or take the file from a copy of it.")
 
 
 def is_running(folder: Path) -> bool:
@@ -184,13 +207,16 @@ def summarise(run: RunFolder) -> RunSummary:
     settings = run.record.get("settings", {})
     best = min(story.validations, key=lambda point: (point[1], point[0]), default=None)
     unfinished = "running" if run.is_running() else "interrupted"
+    planned = run.record.get("plan", {}).get("total_steps", 0)
+    if not isinstance(planned, int):
+        raise _damaged(run.path / "run.json", '"total_steps" is no number')
     return RunSummary(
         path=str(run.path),
         name=run.path.name,
         created=str(run.record.get("created", "")),
         state=unfinished if story.state in ("", UNFINISHED) else story.state,
         step=story.step,
-        total_steps=story.total_steps or int(run.record.get("plan", {}).get("total_steps", 0)),
+        total_steps=story.total_steps or planned,
         adapter=str(settings.get("adapter", "")),
         loss=story.steps[-1].loss if story.steps else None,
         first_validation=story.validations[0][1] if story.validations else None,

@@ -60,8 +60,8 @@ def resume_run(app: App, point: Path, changes: dict[str, Any] | None = None) -> 
         )
     recorded = run.record.get("settings", {})
     settings = TrainSettings.parse({**recorded, **(changes or {})}, str(run.path / "run.json"))
-    model = app.roots.resolve(run.record["model"]["path"], f"The model of {run.path.name}")
-    tensors = app.roots.resolve(run.record["tensors"]["path"], f"The tensor folder of {run.path.name}")
+    model = app.roots.resolve(run.origin("model"), f"The model of {run.path.name}")
+    tensors = app.roots.resolve(run.origin("tensors"), f"The tensor folder of {run.path.name}")
     _begin(app, resolve_checkpoint(str(model)), TensorStore.open(tensors), run.path, settings, point)
     return run.path
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -170,3 +171,26 @@ def test_output_that_nobody_reads_to_the_end_is_no_error() -> None:
         f"{sys.executable} -m acestep train --help | head -1", shell=True, capture_output=True, text=True, check=True
     )
     assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("record", "event"),
+    [
+        ({}, ""),
+        ({"settings": [1]}, ""),
+        ({"model": "turbo", "tensors": 3}, ""),
+        ({"plan": {"total_steps": "many"}}, ""),
+        ({"settings": {"rank": 4}}, '{"kind": "step", "step": 1, "loss": "little"}\n'),
+    ],
+)
+def test_a_run_whose_record_was_damaged_is_told_in_a_sentence(
+    record: dict[str, Any], event: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"schema_version": 1, **record}))
+    (tmp_path / "events.jsonl").write_text(event)
+    run = str(tmp_path)
+    for arguments in (["train", "--resume", run], ["runs", run], ["runs", run, "--compare", run]):
+        if arguments[0] == "runs" and not record:
+            continue  # a record that says little can be shown
+        assert main([*arguments, "--json"]) in (1, 2)
+        assert json.loads(capsys.readouterr().out)["error"]

@@ -50,7 +50,7 @@ def runs_app(tmp_path: Path) -> App:
     (app.output / "broken").mkdir()
     (app.output / "broken" / "run.json").write_text("{")
     (app.output / "odd").mkdir()
-    (app.output / "odd" / "run.json").write_text('{"schema_version": 1, "settings": [], "plan": 3}')
+    (app.output / "odd" / "run.json").write_text('{"schema_version": 1, "plan": {"total_steps": "many"}}')
     return app
 
 
