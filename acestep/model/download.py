@@ -21,6 +21,7 @@ from typing import Any
 from acestep.core.errors import UserError, did_you_mean
 from acestep.core.jobs import Job, Stage
 from acestep.core.paths import disk_errors, give_name, output_folder
+from acestep.core.words import counted
 from acestep.model.checkpoints import DIFFUSERS_STEM, SILENCE_LATENT_FILE, WEIGHTS_STEM
 from acestep.model.variants import MAIN_REPOSITORY, TEXT_ENCODER_FOLDER, VAE_FOLDER, VARIANTS, Variant
 from acestep.model.weights import weight_files
@@ -90,7 +91,7 @@ class DownloadPlan:
             return f"{self.name} is complete in {self.folder}."
         here = f", of which {_spoken(self.present_bytes)} are there" if self.present_bytes else ""
         return (
-            f"{self.name} from {repos}: {len(self.files)} files, {_spoken(self.total_bytes)}{here}; "
+            f"{self.name} from {repos}: {counted(len(self.files), 'files')}, {_spoken(self.total_bytes)}{here}; "
             f"{_spoken(self.remaining_bytes)} to fetch into {self.folder}."
         )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from acestep.core.errors import UserError
 from acestep.core.paths import disk_errors, read_json
+from acestep.core.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +81,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing)} of {len(names)} files of weights: {', '.join(missing)}.",
+            f"{folder} lacks {len(missing)} of {counted(len(names), 'files')} of weights: {', '.join(missing)}.",
             fix="Download or copy them there.",
         )
     return [folder / name for name in sorted(names)]

@@ -23,6 +23,7 @@ from acestep.core.device import DeviceName, PrecisionName, choose_device
 from acestep.core.errors import Problem, UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import existing_folder, inside, output_folder, read_json
+from acestep.core.words import counted
 from acestep.dataset.dataset import Dataset
 from acestep.dataset.labels import read_labels
 from acestep.dataset.song import Song
@@ -110,8 +111,8 @@ def import_pt_folder(
     _refuse_other_songs(target, songs, info)
     plan = make_plan(dataset, songs, target, info)
     job.say(
-        f"The latents of {len(songs)} songs are kept; their conditions are made from the labels, because the stored "
-        "ones differ from those of generation (lyrics, timbre and padding)."
+        f"The latents of {counted(len(songs), 'songs')} are kept; their conditions are made from the labels, because "
+        "the stored ones differ from those of generation (lyrics, timbre and padding)."
     )
     work = Work(plan, checkpoint, PreprocessSettings(device=device, precision=precision), job)
     work.problems += source.problems
@@ -199,7 +200,7 @@ def _read_all(source: _Source, target: Path, info: StoreInfo, job: Job) -> tuple
     if not songs:
         errors = [problem for problem in source.problems if problem.severity == "error"]
         raise UserError(
-            f"None of the {len(source.files)} files in {source.folder} can be used.",
+            f"Of {counted(len(source.files), 'files')} in {source.folder} none can be used.",
             fix=f"The first trouble: {errors[0]}" if errors else "",
             detail="\n".join(str(problem) for problem in source.problems),
         )

@@ -17,6 +17,7 @@ from acestep.core.device import PrecisionName, choose_device
 from acestep.core.errors import Problem, Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import inside, output_folder, remove_leftovers
+from acestep.core.words import counted
 from acestep.model.facts import LYRIC_TOKENS, TEXT_TOKENS
 from acestep.preprocess.plan import Plan, make_plan
 from acestep.preprocess.sharing import encode_shared
@@ -79,11 +80,11 @@ def preprocess(
     labelled = [song for song in dataset.songs if song.labeled]
     if not labelled:
         raise UserError(
-            f"None of the {len(dataset.songs)} songs of {dataset.root} is labelled, so there is nothing to encode.",
+            f"Of {counted(len(dataset.songs), 'songs')} in {dataset.root} none is labelled; nothing can be encoded.",
             fix="Give the songs captions, for example a <song>.caption.txt beside each file.",
         )
     if missing := len(dataset.songs) - len(labelled):
-        job.warn(f"{missing} of {len(dataset.songs)} songs have neither caption nor genre and are left out.")
+        job.warn(f"Left out for want of a caption or genre: {missing} of {counted(len(dataset.songs), 'songs')}.")
     started = time.perf_counter()
     folder = output_folder(out, "the tensor folder")
     prepare_folder(folder)
@@ -167,7 +168,7 @@ def finish_work(work: Work, unlabelled: int) -> PreprocessReport:
     errors = [problem for problem in work.problems if problem.severity == "error"]
     if not entries:
         raise UserError(
-            f"None of the {len(plan.songs)} labelled songs could be encoded.",
+            f"Of {counted(len(plan.songs), 'labelled songs')} none could be encoded.",
             fix=f"The first trouble: {errors[0]}" if errors else "",
             detail="\n".join(str(problem) for problem in errors),
         )

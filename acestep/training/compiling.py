@@ -17,6 +17,7 @@ import torch
 
 from acestep.core.device import lacks_memory
 from acestep.core.jobs import Job
+from acestep.core.words import counted
 from acestep.settings import HardwareSettings
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _compile(session: Session, job: Job, dynamic: bool | None = None) -> bool:
     else:
         reason = (str(found).strip().splitlines() or [type(found).__name__])[0]
     if not session.processes.any(bool(reason)):
-        job.say(f"compiled {len(blocks)} blocks in {time.perf_counter() - began:.0f} s")
+        job.say(f"compiled {counted(len(blocks), 'blocks')} in {time.perf_counter() - began:.0f} s")
         return True
     for block in blocks:
         block._compiled_call_impl = None

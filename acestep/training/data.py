@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from acestep.core.errors import UserError
+from acestep.core.words import counted
 from acestep.dataset.dataset import genre_songs
 from acestep.dataset.labels import in_words
 from acestep.model.facts import LATENT_RATE
@@ -165,7 +166,8 @@ def load_data(store: TensorStore, settings: TrainSettings) -> TrainingData:
         data.notes.append(f"Windows with their own lyrics are longer than the longest window here: {in_words(unused)}.")
     if store.info.unfinished:
         data.notes.append(
-            f"Preprocessing was stopped before its end: {store.info.unfinished} songs are not encoded and are left out."
+            "Preprocessing was stopped before its end; not encoded and left out: "
+            f"{counted(store.info.unfinished, 'songs')}."
         )
     return data
 
@@ -192,7 +194,7 @@ def _songs_in_use(store: TensorStore, settings: TrainSettings) -> list[StoredSon
         raise UserError(f"{store.folder} holds no encoded songs.", fix="Run preprocess on a labelled dataset first.")
     if all(song.regularization for song in store.songs):
         raise UserError(
-            f"All {len(store.songs)} songs of {store.folder} are marked as regularization; there is nothing to learn.",
+            f"{store.folder} holds only songs for regularization ({len(store.songs)}); there is nothing to learn.",
             fix="Take the mark from the songs that are to be learned and run preprocess again; it keeps their audio.",
         )
     return [song for song in store.songs if settings.regularization_weight or not song.regularization]
@@ -207,7 +209,7 @@ def _condition(head: Tensor, text: Tensor) -> Tensor:
 def _regularization_notes(store: TensorStore, settings: TrainSettings) -> Iterator[str]:
     marked = [song for song in store.songs if song.regularization]
     if marked and not settings.regularization_weight:
-        yield f"{len(marked)} regularization songs are left out, because their weight is 0."
+        yield f"Left out, because their weight is 0: {counted(len(marked), 'regularization songs')}."
     elif tag := store.info.trigger_word.strip():
         word = re.compile(rf"(?<!\w){re.escape(tag)}(?!\w)", re.IGNORECASE)
         named = [song.title for song in marked if any(word.search(caption) for caption in _captions(song))]

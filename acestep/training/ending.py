@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from acestep.core.paths import atomic_folder
+from acestep.core.words import counted
 from acestep.training.loop import Session, describe_adapter, write_adapter
 
 
@@ -16,7 +17,8 @@ def finish(session: Session, state: str) -> Path:
         return session.run.final
     step, reason = _write_final(session)
     if loop.ended_early:
-        session.record.warn(loop.step, f"Ended early: {loop.judgements_without_gain} judgements without improvement.")
+        judgements = counted(loop.judgements_without_gain, "judgements")
+        session.record.warn(loop.step, f"Ended early: {judgements} without improvement.")
     session.record.event(
         "end", state=state, step=loop.step, final_step=step, reason=reason, ended_early=loop.ended_early
     )

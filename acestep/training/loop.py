@@ -20,6 +20,7 @@ from acestep.adapters.card import write_card
 from acestep.core.errors import Stopped
 from acestep.core.jobs import Job, Stage
 from acestep.core.paths import atomic_folder
+from acestep.core.words import counted
 from acestep.settings import TrainSettings
 from acestep.training.averaging import Averaging
 from acestep.training.card import card_facts
@@ -132,9 +133,8 @@ def say_time_left(session: Session, stage: Stage, job: Job) -> None:
     if left_s is not None and session.processes.is_main:
         steps = stage.total - stage.done
         session.record.event("time_left", step=session.state.step, seconds=round(left_s, 1), steps=steps)
-        job.say(
-            f"About {left_s / 60:.0f} min for the other {steps} steps." if left_s > 90 else f"About {left_s:.0f} s."
-        )
+        rest = counted(steps, "steps")
+        job.say(f"About {left_s / 60:.0f} min for another {rest}." if left_s > 90 else f"About {left_s:.0f} s.")
 
 
 def due(step: int, every: int) -> bool:

@@ -24,6 +24,7 @@ from acestep.audio.write import write_audio
 from acestep.core.device import DeviceChoice, free_memory, lacks_memory
 from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
+from acestep.core.words import counted
 from acestep.generate import check_latents, draw_noise, sample_latents, sampler_for
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.condition import join_condition
@@ -103,7 +104,7 @@ class Previews:
                 session.record.warn(session.state.step, f"The preview {piece.name} is left out. {error}")
         if played:
             self._write(session, played)
-            job.say(f"step {session.state.step}: {len(played)} previews in {_folder(session)}")
+            job.say(f"step {session.state.step}: {counted(len(played), 'previews')} in {_folder(session)}")
 
     def _latents(self, session: Session, job: Job, piece: Piece) -> Tensor:
         """The latents of a piece, (T, C) fp32 on the CPU."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from acestep.core.events import EventLog
 from acestep.core.jobs import Job
+from acestep.core.words import counted
 from acestep.training.validation import ValidationResult
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Recorder(SilentRecorder):
     def validation(self, step: int, result: ValidationResult) -> None:
         self._log.emit("validation", step=step, **result.to_dict())
         self._metrics({"validation/loss": result.loss}, step)
-        self._job.say(f"step {step}: validation loss {result.loss:.5f} over {result.windows} windows")
+        self._job.say(f"step {step}: validation loss {result.loss:.5f} over {counted(result.windows, 'windows')}")
 
     def warn(self, step: int, text: str) -> None:
         self._log.emit("warning", step=step, text=text)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from acestep.core.errors import UserError
+from acestep.core.words import counted
 from acestep.training.checkpoints import LoopState
 
 if TYPE_CHECKING:
@@ -123,12 +124,13 @@ def note_skipped(session: Session, learning_rate: float) -> Diverged | None:
         return None
     tried = f", also after going back {_times(state.rollbacks)}" if state.rollbacks else ""
     hopeless = not good.updates or state.rollbacks >= MOST_ROLLBACKS
-    roll_back(session, f"{limit} steps in a row had a loss or gradient that is not a number")
+    in_a_row = f"{counted(limit, 'steps')} in a row"
+    roll_back(session, f"{in_a_row} had a loss or gradient that is not a number")
     if not hopeless:
         return None
     state.rollbacks = 0  # whoever resumes the run wants it to try again
     return Diverged(
-        f"{limit} steps in a row up to step {state.step} had a loss or gradient that is not a number{tried}.",
+        f"{in_a_row} up to step {state.step} had a loss or gradient that is not a number{tried}.",
         fix=f"Lower the learning rate, which is {learning_rate:.3g}, or train with precision bf16 or fp32.",
         detail=f"The last good state, that of step {good.step}, is saved in {session.run.path}.",
     )

@@ -27,6 +27,7 @@ from acestep.core.device import DeviceChoice
 from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import write_json
+from acestep.core.words import counted
 from acestep.model.names import module_to_diffusers, module_to_original
 from acestep.settings import AdapterSettings, TrainSettings
 from acestep.settings.adapter import HIGHEST_RANK
@@ -220,7 +221,8 @@ def write_rank_map(path: Path, pattern: dict[str, int], rank: int, sensitivity: 
         path,
         {
             "_description": (
-                f"Ranks by sensitivity, measured on {sensitivity.batches} windows of {sensitivity.songs} songs: "
+                f"Ranks by sensitivity, measured on {counted(sensitivity.batches, 'windows')} "
+                f"of {counted(sensitivity.songs, 'songs')}: "
                 f"{rank} in the middle, more where the songs ask for more change. Alpha is twice the rank."
             ),
             "rank": rank,

@@ -14,6 +14,7 @@ import torch
 
 from acestep.core.device import lacks_memory
 from acestep.core.errors import UserError
+from acestep.core.words import counted
 from acestep.model.facts import LATENT_RATE
 from acestep.model.quantising import why_not
 from acestep.settings import TrainSettings
@@ -39,7 +40,7 @@ class OutOfRoom(torch.OutOfMemoryError):
     """A pass did not fit into memory in one process at least; raised in all of them."""
 
     def __init__(self, windows: int, frames: int) -> None:
-        super().__init__(f"out of memory with {windows} windows of {frames} frames in a pass")
+        super().__init__(f"out of memory with {counted(windows, 'windows')} of {counted(frames, 'frames')} in a pass")
         self.windows = windows
         self.frames = frames
 
@@ -117,10 +118,8 @@ def step_down(session: Session, failure: OutOfRoom) -> tuple[Economy, Path]:
     Raises NothingLeft where the settings say to stop or nothing is left to do.
     """
     settings, step, device = session.settings, session.state.step, session.model.device.type
-    seconds = failure.frames / LATENT_RATE
-    trouble = (
-        f"Step {step + 1} ran out of memory on {device} with passes of {failure.windows} windows of {seconds:g} s each"
-    )
+    windows, seconds = counted(failure.windows, "windows"), failure.frames / LATENT_RATE
+    trouble = f"Step {step + 1} ran out of memory on {device} with passes of {windows} of {seconds:g} s each"
     measure = session.economy.lowered(failure.windows, failure.frames, device)
     if settings.on_out_of_memory == "stop" or measure is None:
         raise NothingLeft(

@@ -17,6 +17,7 @@ from acestep.core.device import DeviceChoice, choose_device, free_memory, lacks_
 from acestep.core.errors import Stopped, UserError
 from acestep.core.jobs import Job
 from acestep.core.paths import remove_leftovers
+from acestep.core.words import counted
 from acestep.model.checkpoints import Checkpoint
 from acestep.model.identity import transformer_fingerprint
 from acestep.model.quantising import require_quantising
@@ -368,16 +369,18 @@ def _announce(session: Session, choice: DeviceChoice, job: Job) -> None:
     beside = f" beside {regularization} for regularization" if regularization else ""
     lines = [
         f"device {choice}",
-        f"{learned} songs to train on{beside}, {len(data.held_out)} windows held out ({data.held_out_kind})",
-        f"{plan.total_steps} steps, {plan.steps_per_epoch} an epoch, "
-        f"up to {settings.batch_size * settings.gradient_accumulation} windows a step, "
-        f"{warmup_length(settings, plan.total_steps)} steps of warm-up",
-        f"{settings.adapter} on {len(session.adapter.module_names)} modules, {parameters:,} parameters in fp32",
+        f"{counted(learned, 'songs')} to train on{beside}, "
+        f"{counted(len(data.held_out), 'windows')} held out ({data.held_out_kind})",
+        f"{counted(plan.total_steps, 'steps')}, {plan.steps_per_epoch} an epoch, "
+        f"up to {counted(settings.batch_size * settings.gradient_accumulation, 'windows')} a step, "
+        f"{counted(warmup_length(settings, plan.total_steps), 'steps')} of warm-up",
+        f"{settings.adapter} on {counted(len(session.adapter.module_names), 'modules')}, "
+        f"{parameters:,} parameters in fp32",
     ]
     for line in lines:
         job.say(line)
     passes, count = settings.gradient_accumulation, session.processes.count
-    idle = [f"Only {passes} of {count} devices have work: raise gradient_accumulation."] if passes < count else []
+    idle = [f"Devices with work: only {passes} of {count}; raise gradient_accumulation."] if passes < count else []
     for note in (*idle, *data.notes, *rate_notes(settings), *session.adapter.notes):
         session.record.warn(session.state.step, note)
     session.record.event(

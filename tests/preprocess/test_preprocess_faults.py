@@ -72,7 +72,7 @@ def test_when_every_song_is_broken_the_run_fails(songs: Path, tmp_path: Path, en
     dataset = scan_folder(songs, SETTINGS)
     for song in dataset.songs:
         song.path.unlink()
-    with pytest.raises(UserError, match="None of the 3 labelled songs"):
+    with pytest.raises(UserError, match="Of 3 labelled songs none"):
         encode(dataset, tmp_path / "out")
 
 
@@ -87,7 +87,7 @@ def test_labels_that_are_no_text_fail_their_song_only(songs: Path, tmp_path: Pat
 def test_only_labelled_songs_are_encoded(songs: Path, tmp_path: Path, encode: Encode) -> None:
     for sidecar in songs.rglob("*.json"):
         sidecar.unlink()
-    with pytest.raises(UserError, match=r"None of the 3 songs .* is labelled") as caught:
+    with pytest.raises(UserError, match=r"Of 3 songs .* none is labelled") as caught:
         encode(songs, tmp_path / "out")
     assert caught.value.fix
     assert not (tmp_path / "out").exists()
