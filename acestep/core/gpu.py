@@ -115,7 +115,14 @@ def _by_library(library: Any, handle: Any) -> GpuReading:
 
 
 def _handle(library: Any, first: str) -> Any:
-    """The card that stands first in CUDA_VISIBLE_DEVICES."""
+    """The card that CUDA counts first of those in CUDA_VISIBLE_DEVICES, the first of which is given.
+
+    CUDA counts from the fastest card on, and the library by their places: its index may be that of another card. What
+    torch computes on is known by its id. While nothing has needed torch, the index has to do.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and not first.startswith("MIG-"):
+        return library.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
     if first.startswith(("GPU-", "MIG-")):
         return library.nvmlDeviceGetHandleByUUID(first)
     return library.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)

@@ -86,7 +86,7 @@ def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
 
 
-def test_a_reading_names_memory_load_heat_and_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_names_memory_load_heat_and_other_programs(monkeypatch: pytest.MonkeyPatch, no_card: None) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         running = (
@@ -125,7 +125,26 @@ def test_the_card_is_the_first_this_program_may_use(
     assert (found and found.name) == name
 
 
-def test_what_a_card_does_not_tell_is_left_out() -> None:
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [(None, "card GPU-ab-2"), ("1,0", "card GPU-ab-2"), ("GPU-ab", "card GPU-ab-2"), ("MIG-7", "card MIG-7")],
+)
+def test_the_card_is_the_one_that_torch_computes_on_whichever_is_first_here(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, name: str
+) -> None:
+    """CUDA's first card is the fastest one, and this library's first has the lowest place."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=("ab-2", "ab-1")[index])
+    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = read_gpu(Library())
+    assert found is not None and found.name == name
+
+
+def test_what_a_card_does_not_tell_is_left_out(no_card: None) -> None:
     library = Library(broken=("load", "temperature", "processes"))
     found = read_gpu(library)
     assert found is not None and library.open == 0
