@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from acestep.adapters.exports import consumers
 from acestep.adapters.exports.formats import DIFFUSERS_FILE, FORMATS, ExportOptions, export_adapter
 from acestep.adapters.exports.opened import OpenAdapter, known_modules
+from acestep.adapters.exports.reading import NeedsWeights, Reading
 from acestep.adapters.files import NoAdapter, find_adapter, load_adapter
 from acestep.adapters.lycoris_format import KINDS, weights_file
 from acestep.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE
@@ -184,7 +185,7 @@ class OutputComparison:
         effect = float((self._attached - self._plain).abs().max())
         try:
             difference = float((self._attached - self._with_file(path)).abs().max())
-        except consumers.NeedsWeights:
+        except NeedsWeights:
             return check
         return replace(check, output_difference=difference / effect if effect else difference)
 
@@ -213,7 +214,7 @@ class OutputComparison:
             return self._transformer(**self._inputs, return_dict=False)[0].float().cpu()
 
 
-def _read(path: Path, original: OpenAdapter | None) -> tuple[consumers.Reading, Mapping[str, Tensor], dict[str, str]]:
+def _read(path: Path, original: OpenAdapter | None) -> tuple[Reading, Mapping[str, Tensor], dict[str, str]]:
     """A file as the program it is meant for reads it, with its tensors and metadata."""
     from safetensors.torch import load_file
 
@@ -270,7 +271,7 @@ def _shapes(tensors: Mapping[str, Tensor], original: OpenAdapter | None) -> dict
 
 def _compare(
     path: Path,
-    reading: consumers.Reading,
+    reading: Reading,
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
     original: OpenAdapter | None,
@@ -288,7 +289,7 @@ def _compare(
             continue
         try:
             found = reading.deltas[name]()
-        except consumers.NeedsWeights:
+        except NeedsWeights:
             continue
         wanted = original.delta(module)
         error = found - wanted

@@ -11,58 +11,25 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+from acestep.adapters.exports.reading import (
+    HADAMARD,
+    KRONECKER,
+    NeedsWeights,
+    Reading,
+    Tensors,
+    hadamard,
+    kronecker,
+    low_rank,
+    rows_of,
+)
+
 Shapes = Mapping[str, tuple[int, ...]]
 WeightOf = Callable[[str], Tensor]
-
-
-class NeedsWeights(Exception):
-    """A difference depends on weights of the model, and these are not at hand."""
-
-
-@dataclass
-class Reading:
-    """What a program makes of a file: which keys it uses, at what scale, and what it adds to each weight."""
-
-    program: str
-    used: set[str] = field(default_factory=set)
-    scales: dict[str, float] = field(default_factory=dict)
-    deltas: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-
-    def add(self, module: str, keys: list[str], scale: float, delta: Callable[[], Tensor]) -> None:
-        self.used.update(keys)
-        self.scales[module] = scale
-        self.deltas[module] = delta
-
-    def add_made(
-        self,
-        module: str,
-        keys: list[str],
-        scale: float,
-        shape: tuple[int, ...],
-        formula: Callable[..., Tensor],
-        *parts: Tensor,
-    ) -> None:
-        """Add scale · formula(parts), a matrix [out, rest]; a fault where it is none of a weight of `shape`."""
-        if _size_made(formula, parts) != (shape[0], math.prod(shape[1:])):
-            self.faults.append(f"{module}: the tensors do not fit the weight, which is {list(shape)}")
-            return
-        self.add(module, keys, scale, lambda: (scale * formula(*(part.float() for part in parts))).reshape(shape))
-
-
-def _size_made(formula: Callable[..., Tensor], parts: Iterable[Tensor]) -> tuple[int, ...] | None:
-    """Sizes of what a formula makes of tensors of these sizes; None where they do not go together."""
-    try:
-        return tuple(formula(*(torch.empty(part.shape, device="meta") for part in parts)).shape)
-    except (RuntimeError, LookupError):
-        return None
 
 
 def shapes_in(tensors: Tensors, modules: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -143,23 +110,23 @@ def _comfyui_module(reading: Reading, tensors: Tensors, stem: str, module: str, 
     for up_name, down_name in _COMFYUI_PAIRS:
         up, down = get(up_name), get(down_name)
         if up is not None and down is not None:
-            scale = 1.0 if alpha is None else alpha / _length(down)
+            scale = 1.0 if alpha is None else alpha / rows_of(down)
             reading.add_made(
-                module, [f"{stem}.{up_name}", f"{stem}.{down_name}", *extra], scale, shape, _low_rank, up, down
+                module, [f"{stem}.{up_name}", f"{stem}.{down_name}", *extra], scale, shape, low_rank, up, down
             )
             return
-    parts = {name: part for name in _KRONECKER if (part := get(name)) is not None}
+    parts = {name: part for name in KRONECKER if (part := get(name)) is not None}
     if parts:
-        inner = next((_length(parts[name]) for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), None)
+        inner = next((rows_of(parts[name]) for name in ("lokr_w2_b", "lokr_w1_b") if name in parts), None)
         scale = 1.0 if alpha is None or inner is None else alpha / inner
         keys = [f"{stem}.{name}" for name in parts]
-        reading.add_made(module, [*keys, *extra], scale, shape, _kronecker(parts), *parts.values())
+        reading.add_made(module, [*keys, *extra], scale, shape, kronecker(parts), *parts.values())
         return
-    hadamard = [part for name in _HADAMARD if (part := get(name)) is not None]
-    if len(hadamard) == len(_HADAMARD):
-        scale = 1.0 if alpha is None else alpha / _length(hadamard[1])
-        keys = [f"{stem}.{name}" for name in _HADAMARD]
-        reading.add_made(module, [*keys, *extra], scale, shape, _hadamard, *hadamard)
+    factors = [part for name in HADAMARD if (part := get(name)) is not None]
+    if len(factors) == len(HADAMARD):
+        scale = 1.0 if alpha is None else alpha / rows_of(factors[1])
+        keys = [f"{stem}.{name}" for name in HADAMARD]
+        reading.add_made(module, [*keys, *extra], scale, shape, hadamard, *factors)
         return
     difference = get("diff")
     if difference is not None:
@@ -167,36 +134,6 @@ def _comfyui_module(reading: Reading, tensors: Tensors, stem: str, module: str, 
             reading.faults.append(f"{module}: the difference is {list(difference.shape)}, the weight {list(shape)}")
             return
         reading.add(module, [f"{stem}.diff"], 1.0, difference.float)
-
-
-_KRONECKER = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
-_HADAMARD = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-
-
-def _length(tensor: Tensor) -> int:
-    """Rows of a factor, which are its rank; 1 for what is no factor at all."""
-    return (tensor.shape[0] if tensor.ndim else 0) or 1
-
-
-def _low_rank(up: Tensor, down: Tensor) -> Tensor:
-    return up.flatten(1) @ down.flatten(1)
-
-
-def _hadamard(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    return torch.einsum("or,ri,os,si->oi", a, b, c, d)
-
-
-def _kronecker(names: Iterable[str]) -> Callable[..., Tensor]:
-    """kron(w1, w2) of the tensors of these names, with entries w1[i, k] · w2[j, l] at [i · b + j, k · d + l]."""
-
-    def formula(*tensors: Tensor) -> Tensor:
-        parts = dict(zip(names, tensors, strict=True))
-        first, second = (
-            parts[name] if name in parts else parts[f"{name}_a"] @ parts[f"{name}_b"] for name in ("lokr_w1", "lokr_w2")
-        )
-        return torch.einsum("ac,bd...->abcd...", first, second).flatten(0, 1).flatten(1)
-
-    return formula
 
 
 # the official app -------------------------------------------------------------------------------------------------
@@ -234,7 +171,7 @@ def official_peft(tensors: Tensors, config: Mapping[str, Any], shapes: Shapes, w
             continue
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         if not config.get("use_dora"):
-            reading.add_made(module, names, scale, shape, _low_rank, up, down)
+            reading.add_made(module, names, scale, shape, low_rank, up, down)
             continue
         lengths = tensors.get(f"{stem}lora_magnitude_vector")
         if lengths is None or lengths.shape != shape[:1]:
@@ -299,7 +236,7 @@ def _dora(
         if weight_of is None:
             raise NeedsWeights
         weight = weight_of(module)
-        turned = weight + scale * _low_rank(up.float(), down.float())
+        turned = weight + scale * low_rank(up.float(), down.float())
         return turned / turned.square().sum(dim=1, keepdim=True).sqrt() * lengths.float()[:, None] - weight
 
     return delta
@@ -359,7 +296,7 @@ def official_lokr(tensors: Tensors, metadata: Mapping[str, str], shapes: Shapes)
         if config.get("weight_decompose"):
             reading.add(module, [*keys, f"{stem}.dora_scale"], scale, _not_restated)
         else:
-            reading.add_made(module, keys, scale, shape, _kronecker(parts), *parts.values())
+            reading.add_made(module, keys, scale, shape, kronecker(parts), *parts.values())
     return reading
 
 
@@ -427,9 +364,9 @@ def diffusers(tensors: Tensors, shapes: Shapes) -> Reading:
         if len(shape) != 2:
             reading.faults.append(f"{module}: adapters of convolutions are not read")
         elif is_lokr:
-            reading.add_made(module, names, 1.0, shape, _kronecker(("lokr_w1", "lokr_w2")), first, second)
+            reading.add_made(module, names, 1.0, shape, kronecker(("lokr_w1", "lokr_w2")), first, second)
         else:
-            reading.add_made(module, names, 1.0, shape, _low_rank, second, first)
+            reading.add_made(module, names, 1.0, shape, low_rank, second, first)
     if any("lora_magnitude" in name or "dora_scale" in name for name in tensors):
         reading.faults.append("learned lengths are left out")
     return reading
