@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from acestep.core.errors import Problem
+from acestep.dataset.freshness import FilesRead
 from acestep.dataset.labels import in_words
 from acestep.dataset.song import Song
 from acestep.settings.dataset import DatasetSettings
@@ -31,6 +32,7 @@ class Dataset:
     problems: list[Problem] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     known: dict[Path, str] = field(default_factory=dict, compare=False, repr=False)
+    files: FilesRead = field(default_factory=FilesRead, compare=False, repr=False)
 
     @property
     def labeled_songs(self) -> list[Song]:

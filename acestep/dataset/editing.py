@@ -240,7 +240,8 @@ class History:
         try:
             changes = [(live[new.id], _changed(old, new)) for old, new in ways]
             if self.file is None and not forward:
-                elsewhere = set(restore(written))  # written to by somebody else since: only our labels leave them
+                with self.dataset.files.written(*(entry.path for entry in written)):
+                    elsewhere = set(restore(written))  # written to by somebody else since: only our labels leave them
                 changes = [one for one, entry in zip(changes, written, strict=True) if entry.path in elsewhere]
             return Edit(draft, save_labels(self.dataset, changes, self.file))
         except BaseException:

@@ -56,12 +56,14 @@ def save_labels(dataset: Dataset, changes: Sequence[tuple[Song, Set[str]]], file
         save_dataset(dataset, file)
         return []
     places = _Places(dataset)
-    written = [_planned(song, places.of(song), changed) for song, changed in changes]
-    try:
-        _write({entry.path: entry.after for entry in written if entry.after != entry.before})
-    except BaseException:
-        restore(written)
-        raise
+    targets = [(song, places.of(song), changed) for song, changed in changes]
+    with dataset.files.written(*(path for _, path, _ in targets)):
+        written = [_planned(*target) for target in targets]
+        try:
+            _write({entry.path: entry.after for entry in written if entry.after != entry.before})
+        except BaseException:
+            restore(written)
+            raise
     return written
 
 
@@ -146,8 +148,9 @@ class LabelWriter:
         Raises UserError when they cannot be written.
         """
         if self._file is None:
-            entry = _planned(song, self._places.of(song), NOT_SAID.keys())
-            _write({entry.path: entry.after})
+            place = self._places.of(song)
+            with self._dataset.files.written(place):
+                _write({place: _planned(song, place, NOT_SAID.keys()).after})
             return
         self._waiting = True
         if self._clock() - self._last >= self._every_s:

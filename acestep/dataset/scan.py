@@ -15,6 +15,7 @@ from acestep.core.paths import existing_folder
 from acestep.dataset.csv_labels import CsvLabels, read_csv_folder
 from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprint, Fingerprints
+from acestep.dataset.freshness import FilesRead
 from acestep.dataset.merging import NOTHING
 from acestep.dataset.resolve import Evidence, apply_evidence
 from acestep.dataset.saved import DATASET_FILE, MISSING, OTHER_AUDIO, Saved, SavedSong, find_saved, read_saved
@@ -46,8 +47,11 @@ def scan_folder(
         raise _no_audio(root, tree)
     top = next((part for part in tree.folders if part.path == root), Folder("", root))
     edits = edits.expanduser().resolve() if edits is not None else None
+    files = FilesRead()
+    files.note_folders({root, *(part.path for part in tree.folders)})
+    files.note(*([edits] if edits is not None else []))
     saved = read_saved(edits) if edits is not None and edits.exists() else find_saved(root, _ending(top, ".json"))
-    dataset = Dataset(root, settings or saved.settings or DatasetSettings(name=root.name or "my_dataset"))
+    dataset = Dataset(root, settings or saved.settings or DatasetSettings(name=root.name or "my_dataset"), files=files)
     dataset.extra = dict(saved.extra)
     dataset.known = _known_files(saved, edits, root / DATASET_FILE)
     dataset.problems += [*tree.problems, *saved.problems]

@@ -17,6 +17,7 @@ from acestep.core.jobs import Job, state_folder
 from acestep.core.paths import existing_file, write_text
 from acestep.dataset.dataset import Dataset, label_problems
 from acestep.dataset.fingerprints import Fingerprints
+from acestep.dataset.freshness import FilesRead
 from acestep.dataset.labels import origin_note
 from acestep.dataset.merging import merged
 from acestep.dataset.resolve import apply_evidence
@@ -54,7 +55,11 @@ def load_dataset(
     """
     resolved = Path(path).expanduser()
     if resolved.is_file():
-        return _restore(read_saved(resolved), settings, job or Job(), cache or Fingerprints())
+        files = FilesRead()
+        files.note(resolved)
+        dataset = _restore(read_saved(resolved), settings, job or Job(), cache or Fingerprints())
+        dataset.files = files
+        return dataset
     return scan_folder(path, settings, job, cache, edits)
 
 
@@ -137,10 +142,12 @@ def save_dataset(dataset: Dataset, path: str | Path, clock: Callable[[], float] 
             held, file = _held(path), path.resolve()  # another place where it is a link, which is replaced
             known = dataset.known.get(file)
             if known not in (None, held):
+                dataset.files.overtaken = True
                 ours, before, theirs = parse_saved(own, place), parse_saved(known, file), parse_saved(held, file)
                 text = _text(merged(dataset, ours, before, theirs), place.parent, clock)
         write_text(path, text)
         dataset.known[place] = own
+        dataset.files.note(place)
     return path
 
 

@@ -63,7 +63,7 @@ def walk(root: Path) -> Tree:
             )
             continue
         for entry in entries:
-            if _is_skipped(entry.name):
+            if is_skipped(entry.name):
                 if _hides_songs(entry):
                     message = "Its name begins with a dot, so it is left out as hidden; rename it to use it."
                     hidden = Problem(folder.relative_name(entry.name), message, "warning")
@@ -87,7 +87,8 @@ def _order(folder: Folder) -> str:
     return folder.relative
 
 
-def _is_skipped(name: str) -> bool:
+def is_skipped(name: str) -> bool:
+    """Is this a name of something hidden, unfinished or of the system?"""
     return name.startswith((".", "~$")) or name.lower().endswith(_UNFINISHED) or name.lower() in _SKIPPED_FOLDERS
 
 

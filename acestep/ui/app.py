@@ -27,6 +27,7 @@ from acestep.settings.generate import SweepSettings
 from acestep.training.history import RunHistory
 from acestep.ui.label_desk import LabelDesk
 from acestep.ui.loaded import Loaded
+from acestep.ui.outside import OutsideChanges
 from acestep.ui.roots import Roots
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class App:
         self.history = RunHistory()
         self.labels = LabelDesk()
         """Through which all pages edit the dataset in hand."""
+        self.outside = OutsideChanges(self.labels)
         self.notes: list[str] = []
         """What went wrong while the app started, for the page to show."""
         self.dismissed: float | None = None

@@ -18,7 +18,7 @@ from acestep.ui.dataset_labelling import build_labelling
 from acestep.ui.dataset_song import build_song
 from acestep.ui.dataset_source import build_files, build_open
 from acestep.ui.dataset_split import build_split
-from acestep.ui.dataset_tab import follow_songs
+from acestep.ui.dataset_tab import facts_line, follow_songs
 from acestep.ui.dataset_table import build_table
 from acestep.ui.page import Page
 from acestep.ui.service_tab import build_machine
@@ -36,7 +36,7 @@ def build_captioner(page: Page) -> None:
     with page.tab("songs", "Songs and labels") as wires:
         with gr.Accordion("Open songs", open=page.app.dataset is None) as opener:
             build_open(page, wires)
-        facts = gr.HTML(padding=False, elem_id="dataset-facts")
+        facts = facts_line()
         with gr.Column(visible=False) as desk:
             with gr.Accordion("Label by machine", open=True):
                 wire_labelling = build_labelling(page, wires)

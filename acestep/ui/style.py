@@ -145,6 +145,7 @@ tr.error td { color: #dc2626; } tr.warning td { color: #b45309; }
 .dark, .dark .gradio-container { --chosen: var(--primary-900); }
 p.quiet { color: var(--body-text-color-subdued); margin: .2rem 0; }
 p.facts-line { margin: .3rem 0; }
+p.outside { border-left: 3px solid #d97706; padding: .15rem .6rem; margin: .3rem 0; overflow-wrap: anywhere; }
 .empty { text-align: center; padding: 2.2rem 1rem; color: var(--body-text-color-subdued); max-width: 46rem;
   margin: 0 auto; }
 .empty h3 { font-size: 1.1rem; font-weight: 600; }
