@@ -11,7 +11,8 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,7 +31,7 @@ from acestep.model.checkpoints import (
 )
 from acestep.model.names import NULL_CONDITION, SILENCE_LATENT, Part, part_of, to_diffusers, to_original
 from acestep.model.quantising import quantise_block_weight
-from acestep.model.streaming import Placed, check_names_and_shapes, fill, on_meta, read_tensors
+from acestep.model.streaming import Placed, StoredPart, fill, on_meta, read_tensors
 from acestep.model.weights import StoredTensor, read_weights
 from acestep.settings.train import BaseWeights
 
@@ -149,28 +150,12 @@ def _fill_part(
     optional: Collection[str] = (),
     placed: Placed | None = None,
 ) -> Any:
-    folder = checkpoint.part_location(part)[0]
     stored = stored_part(checkpoint, part)
-    for name in optional:
-        stored.pop(name, None)
-
-    def name_on_disk(name: str) -> str:
-        return to_original(part, name) if checkpoint.layout == "original" else name
-
-    return fill(
-        module,
-        stored,
-        dtype,
-        device,
-        what=_SPOKEN[part],
-        folder=folder,
-        optional=optional,
-        name_on_disk=name_on_disk,
-        placed=placed,
-    )
+    needed = {name: tensor for name, tensor in stored.tensors.items() if name not in optional}
+    return fill(module, replace(stored, tensors=needed), dtype, device, optional, placed)
 
 
-def stored_part(checkpoint: Checkpoint, part: Part) -> dict[str, StoredTensor]:
+def stored_part(checkpoint: Checkpoint, part: Part) -> StoredPart:
     """The tensors of one part on disk, by their diffusers names; nothing but headers is read.
 
     Raises UserError when an original file holds tensors that belong to no part.
@@ -179,20 +164,20 @@ def stored_part(checkpoint: Checkpoint, part: Part) -> dict[str, StoredTensor]:
     existing_folder(folder, f"the folder of the {_SPOKEN[part]}")
     tensors = read_weights(folder, stem)
     if checkpoint.layout == "diffusers":
-        return tensors
-    strangers = sorted(name for name in tensors if part_of(name) is None)
-    if strangers:
-        check_names_and_shapes({name: tensors[name] for name in strangers}, {}, "model", folder)
-    return {to_diffusers(name)[1]: tensor for name, tensor in tensors.items() if part_of(name) == part}
+        return StoredPart(tensors, _SPOKEN[part], folder)
+    strangers = {name: tensors[name] for name in sorted(tensors) if part_of(name) is None}
+    StoredPart(strangers, "model", folder).check({})
+    own = {to_diffusers(name)[1]: tensor for name, tensor in tensors.items() if part_of(name) == part}
+    return StoredPart(own, _SPOKEN[part], folder, partial(to_original, part))
 
 
 def load_null_condition(checkpoint: Checkpoint) -> Tensor:
     """The learned embedding that stands for "no condition".  (1, 1, E) fp32 on the CPU; nothing else is read."""
     stored = stored_part(checkpoint, "condition_encoder")
-    folder, _ = checkpoint.part_location("condition_encoder")
-    found = {NULL_CONDITION: stored[NULL_CONDITION]} if NULL_CONDITION in stored else {}
-    check_names_and_shapes(found, {NULL_CONDITION: (1, 1, checkpoint.config.condition_width)}, "null condition", folder)
-    return read_tensors(found, torch.float32, "cpu", "null condition")[NULL_CONDITION]
+    found = {name: tensor for name, tensor in stored.tensors.items() if name == NULL_CONDITION}
+    part = replace(stored, tensors=found, what="null condition")
+    part.check({NULL_CONDITION: (1, 1, checkpoint.config.condition_width)})
+    return read_tensors(found, torch.float32, "cpu", part.what)[NULL_CONDITION]
 
 
 def load_silence_latent(checkpoint: Checkpoint) -> Tensor:
@@ -248,7 +233,7 @@ def load_vae(checkpoint: Checkpoint, dtype: torch.dtype, device: Device) -> Auto
         warnings.filterwarnings("ignore", message=".*weight_norm", category=FutureWarning)
         module = on_meta(lambda: AutoencoderOobleck(**arguments))
     dtype = torch.float32 if dtype == torch.float16 else dtype
-    return fill(module, read_weights(folder, DIFFUSERS_STEM), dtype, device, what="VAE", folder=folder)
+    return fill(module, StoredPart(read_weights(folder, DIFFUSERS_STEM), "VAE", folder), dtype, device)
 
 
 def _vae_arguments(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -307,9 +292,9 @@ def load_text_encoder(checkpoint: Checkpoint, dtype: torch.dtype, device: Device
         raise UserError(
             f"{path} describes a model that cannot be built.", fix="Get it again.", detail=str(error)
         ) from error
-    stored = _without_head(read_weights(folder, WEIGHTS_STEM))
+    stored = StoredPart(_without_head(read_weights(folder, WEIGHTS_STEM)), "text encoder", folder)
     tokenizer = _load_tokenizer(existing_folder(checkpoint.tokenizer, "the tokenizer folder"))
-    return TextEncoder(fill(module, stored, dtype, device, what="text encoder", folder=folder), tokenizer)
+    return TextEncoder(fill(module, stored, dtype, device), tokenizer)
 
 
 def _without_head(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor]:

@@ -8,6 +8,7 @@ the file, as safetensors does, would count every page read as memory of this pro
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -36,62 +37,63 @@ def on_meta(make: Callable[[], M]) -> M:
         return make()
 
 
+@dataclass(frozen=True)
+class StoredPart:
+    """The tensors of one part of a model on disk, under the module's own names.
+
+    `what` and `folder` name the part in errors; `name_on_disk` turns a name of the module into the one its file should
+    have.
+    """
+
+    tensors: Mapping[str, StoredTensor]
+    what: str
+    folder: Path
+    name_on_disk: Callable[[str], str] = str
+
+    def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise a UserError unless exactly the wanted names and shapes are there. Keys are the module's names."""
+        missing = sorted(self.name_on_disk(name) for name in wanted if name not in self.tensors)
+        unexpected = sorted(tensor.name for name, tensor in self.tensors.items() if name not in wanted)
+        wrong = [
+            f"{tensor.name} is {_shape(tensor.shape)} instead of {_shape(wanted[name])}"
+            + (" (it looks transposed)" if len(tensor.shape) > 1 and tensor.shape[::-1] == wanted[name] else "")
+            for name, tensor in self.tensors.items()
+            if name in wanted and tensor.shape != wanted[name]
+        ]
+        faults = [("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong)]
+        faults = [(kind, names) for kind, names in faults if names]
+        if not faults:
+            return
+        summary = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in faults)
+        raise UserError(
+            f"{self.folder}: the weights of the {self.what} do not fit its configuration ({summary}).",
+            fix="Get the folder again, or use weights and config.json of the same model.",
+            detail="\n".join(f"{kind}: {name}" for kind, names in faults for name in names),
+        )
+
+
 def fill(
     module: M,
-    stored: Mapping[str, StoredTensor],
+    stored: StoredPart,
     dtype: torch.dtype,
     device: torch.device | str,
-    *,
-    what: str,
-    folder: Path,
     optional: Collection[str] = (),
-    name_on_disk: Callable[[str], str] = str,
     placed: Placed | None = None,
 ) -> M:
-    """Give `module` the stored tensors under the module's own names; it is then frozen and in eval mode.
+    """Give `module` the stored tensors; it is then frozen and in eval mode.
 
-    `what` and `folder` name the part in errors; `optional` are names of the module that may be missing;
-    `name_on_disk` turns a name of the module into the one its file should have; `placed` gets each tensor as soon as
-    it is read and says whether it has put it into the module itself, in a form of its own. Raises UserError that
-    lists missing and unexpected names and wrong shapes, before a byte of weights is read.
+    `optional` are names of the module that may be missing; `placed` gets each tensor as soon as it is read and says
+    whether it has put it into the module itself, in a form of its own. Raises UserError that lists missing and
+    unexpected names and wrong shapes, before a byte of weights is read.
     """
-    wanted = module.state_dict()
-    shapes = {name: tuple(value.shape) for name, value in wanted.items() if name in stored or name not in optional}
-    check_names_and_shapes(stored, shapes, what, folder, name_on_disk)
-    tensors = read_tensors(stored, dtype, device, what, placed)
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    stored.check({name: shape for name, shape in shapes.items() if name in stored.tensors or name not in optional})
+    tensors = read_tensors(stored.tensors, dtype, device, stored.what, placed)
     module.load_state_dict(tensors, strict=False, assign=True)
     unfilled = [name for name, value in [*module.named_parameters(), *module.named_buffers()] if value.is_meta]
     if set(unfilled) - set(optional):
         raise RuntimeError(f"{type(module).__name__} has values its checkpoint does not store: {', '.join(unfilled)}")
     return module.requires_grad_(False).eval()
-
-
-def check_names_and_shapes(
-    stored: Mapping[str, StoredTensor],
-    wanted: Mapping[str, tuple[int, ...]],
-    what: str,
-    folder: Path,
-    name_on_disk: Callable[[str], str] = str,
-) -> None:
-    """Raise a UserError unless `stored` has exactly the wanted names and shapes. Keys are the module's names."""
-    missing = sorted(name_on_disk(name) for name in wanted if name not in stored)
-    unexpected = sorted(tensor.name for name, tensor in stored.items() if name not in wanted)
-    wrong = [
-        f"{tensor.name} is {_shape(tensor.shape)} instead of {_shape(wanted[name])}"
-        + (" (it looks transposed)" if len(tensor.shape) > 1 and tensor.shape[::-1] == wanted[name] else "")
-        for name, tensor in stored.items()
-        if name in wanted and tensor.shape != wanted[name]
-    ]
-    faults = [("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong)]
-    faults = [(kind, names) for kind, names in faults if names]
-    if not faults:
-        return
-    summary = "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in faults)
-    raise UserError(
-        f"{folder}: the weights of the {what} do not fit its configuration ({summary}).",
-        fix="Get the folder again, or use weights and config.json of the same model.",
-        detail="\n".join(f"{kind}: {name}" for kind, names in faults for name in names),
-    )
 
 
 def _listed(names: list[str]) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 from acestep.model import loading
 from acestep.model.checkpoints import Checkpoint, resolve_checkpoint
 from acestep.model.names import to_original
-from acestep.model.streaming import fill, on_meta
+from acestep.model.streaming import StoredPart, fill, on_meta
 from acestep.model.weights import read_weights
 
 LOADERS = {
@@ -242,7 +242,7 @@ MEASURE = """
 import sys
 import torch
 from pathlib import Path
-from acestep.model.streaming import fill, on_meta
+from acestep.model.streaming import StoredPart, fill, on_meta
 from acestep.model.weights import read_weights
 
 def peak_bytes():
@@ -253,7 +253,7 @@ def peak_bytes():
 folder = Path(sys.argv[1])
 module = on_meta(lambda: torch.nn.Sequential(*(torch.nn.Linear(2048, 2048, bias=False) for _ in range(16))))
 before = peak_bytes()
-fill(module, read_weights(folder, "model"), torch.bfloat16, "cpu", what="test", folder=folder)
+fill(module, StoredPart(read_weights(folder, "model"), "test", folder), torch.bfloat16, "cpu")
 print(peak_bytes() - before)
 """
 
@@ -298,9 +298,7 @@ def test_a_module_with_a_value_nobody_stores_is_a_bug(tmp_path: Path) -> None:
 
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(RuntimeError, match="table"):
-        fill(
-            on_meta(Table), read_weights(tmp_path, "model"), torch.float32, "cpu", what="test", folder=tmp_path
-        )  # fmt: skip
+        fill(on_meta(Table), StoredPart(read_weights(tmp_path, "model"), "test", tmp_path), torch.float32, "cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

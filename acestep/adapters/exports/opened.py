@@ -49,7 +49,7 @@ class BaseWeights:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._stored = stored_part(checkpoint, "transformer")
+        self._stored = stored_part(checkpoint, "transformer").tensors
 
     @property
     def shapes(self) -> Shapes:
