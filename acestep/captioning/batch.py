@@ -7,7 +7,6 @@ is in memory. A backend that serves several fields is asked once a song. What ma
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -100,8 +99,6 @@ def label_dataset(
     file: Path | None = None,
     report: LabelReport | None = None,
     changing: Callable[[Song], AbstractContextManager[object]] = lambda song: nullcontext(),
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] | None = None,
 ) -> LabelReport:
     """Let the backends of the settings label the songs (`songs`: ids; None means all) of a dataset.
 
@@ -115,12 +112,12 @@ def label_dataset(
     """
     job = job or Job()
     settings = settings.model_copy(update={"language": _language(settings.language)})
-    started = clock()
+    started = job.clock()
     report = report or LabelReport()
     chosen = _chosen(dataset, songs)
     report.songs = len(chosen)
-    pace = Pace(settings, job, clock, sleep or job.wait)
-    with LabelWriter(dataset, file, clock=clock) as writer:
+    pace = Pace(settings, job)
+    with LabelWriter(dataset, file, clock=job.clock) as writer:
         keeper = Keeper(writer, file is not None, report.problems)
         batch = _Batch(dataset, settings, keys, job, report, pace, changing, keeper)
         try:
@@ -137,7 +134,7 @@ def label_dataset(
     report.problems.sort(key=lambda problem: order.get(problem.subject, -1))
     report.labelled = len({told.song for told in report.told})
     report.failed = len({problem.subject for problem in report.problems if problem.severity == "error"})
-    report.seconds = clock() - started
+    report.seconds = job.clock() - started
     return report
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from acestep.captioning.contract import Answer, TryAgain
-from acestep.core.errors import Stopped, UserError
+from acestep.core.errors import UserError
 from acestep.core.jobs import Job
 from acestep.settings.caption import CaptionSettings
 
@@ -20,15 +20,11 @@ MOST_ASKED_FOR_S = 900.0
 class Pace:
     """Turns for requests, shared by the threads of a batch. All wait while a service asks to be left alone."""
 
-    def __init__(
-        self, settings: CaptionSettings, job: Job, clock: Callable[[], float], sleep: Callable[[float], None]
-    ) -> None:
+    def __init__(self, settings: CaptionSettings, job: Job) -> None:
         self._settings = settings
         self._job = job
-        self._clock = clock
-        self._sleep = sleep
         self._lock = threading.Lock()
-        self._next_turn = clock()
+        self._next_turn = job.clock()
         self._apart_s = 60.0 / settings.requests_per_minute if settings.requests_per_minute else 0.0
 
     def ask(self, request: Callable[[], Answer], subject: str, counts: bool = True) -> Answer:
@@ -55,19 +51,17 @@ class Pace:
 
     def _until_turn_s(self) -> float:
         with self._lock:
-            now = self._clock()
+            now = self._job.clock()
             turn = max(now, self._next_turn)
             self._next_turn = turn + self._apart_s
         return turn - now
 
     def _hold(self, seconds: float) -> None:
         with self._lock:
-            self._next_turn = max(self._next_turn, self._clock() + seconds)
+            self._next_turn = max(self._next_turn, self._job.clock() + seconds)
 
     def _pause(self, seconds: float) -> None:
-        if self._job.stop_requested:
-            raise Stopped
+        self._job.check_stop()
         if seconds > 0:
-            self._sleep(seconds)
-            if self._job.stop_requested:
-                raise Stopped
+            self._job.wait(seconds)
+            self._job.check_stop()

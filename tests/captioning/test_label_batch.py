@@ -293,23 +293,19 @@ def test_services_work_in_parallel_within_bounds_and_the_report_keeps_the_order(
     assert [told.song for told in report.told] == [f"song{number:03d}.wav" for number in range(40)]
 
 
-class Clock:
-    """Time that passes only when somebody sleeps."""
+class Dozing(Job):
+    """A job whose time passes only while it waits."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
+        super().__init__(clock=lambda: sum(self.naps))
         self.naps: list[float] = []
 
-    def __call__(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         self.naps.append(seconds)
-        self.now_s += seconds
 
 
 def test_trouble_that_passes_is_waited_for(songs: Path, backends: Callable[..., Meter]) -> None:
-    meter, tries, clock = backends("meter"), [0], Clock()
+    meter, tries, job = backends("meter"), [0], Dozing()
 
     def busy(song: SongToLabel) -> None:
         tries[0] += 1
@@ -319,29 +315,29 @@ def test_trouble_that_passes_is_waited_for(songs: Path, backends: Callable[..., 
             raise TryAgain("come back", after_s=30)
 
     meter.before = busy
-    report = label(songs, settings(caption_by="meter"), clock=clock, sleep=clock.sleep)
+    report = label(songs, settings(caption_by="meter"), job)
     assert report.labelled == 3 and not report.problems
-    first, second, third, *_ = clock.naps
+    first, second, third, *_ = job.naps
     assert 1 <= first <= 1.2 and 2 <= second <= 2.4 and 30 <= third <= 36
-    naps, clock = clock.naps, Clock()
+    naps, job = job.naps, Dozing()
     tries[0] = 0
-    label(songs, settings(caption_by="meter", fill="all"), clock=clock, sleep=clock.sleep)
-    assert clock.naps == naps, "the waits are a function of the seed"
+    label(songs, settings(caption_by="meter", fill="all"), job)
+    assert job.naps == naps, "the waits are a function of the seed"
 
 
 def test_requests_a_minute_are_bounded(songs: Path, backends: Callable[..., Meter]) -> None:
     backends("meter", parallel=True, network=True)
     backends("here", parallel=True, hears=None)
-    clock = Clock()
+    job = Dozing()
     slow = {"requests_per_minute": 6, "parallel_requests": 1}
-    label(songs, settings(metadata_by="here", **slow), clock=clock, sleep=clock.sleep)
-    assert clock.naps == [], "what runs on this machine asks nobody"
-    label(songs, settings(caption_by="meter", **slow), clock=clock, sleep=clock.sleep)
-    assert clock.naps == [10, 10]
+    label(songs, settings(metadata_by="here", **slow), job)
+    assert job.naps == [], "what runs on this machine asks nobody"
+    label(songs, settings(caption_by="meter", **slow), job)
+    assert job.naps == [10, 10]
 
 
 def test_trouble_with_one_song_is_reported_and_never_a_label(songs: Path, backends: Callable[..., Meter]) -> None:
-    meter, clock = backends("meter"), Clock()
+    meter, job = backends("meter"), Dozing()
 
     def fail(song: SongToLabel) -> None:
         if song.path.name == "song000.wav":
@@ -352,9 +348,9 @@ def test_trouble_with_one_song_is_reported_and_never_a_label(songs: Path, backen
     meter.before = fail
     (songs / "song003.wav").write_bytes((songs / "song002.wav").read_bytes()[:3000])
     soundfile.write(songs / "song004.wav", np.zeros(16_000), 8000)
-    report = label(songs, settings(caption_by="meter", retries=2), clock=clock, sleep=clock.sleep)
+    report = label(songs, settings(caption_by="meter", retries=2), job)
     errors = {problem.subject: problem.message for problem in report.problems if problem.severity == "error"}
-    assert errors.keys() == {"song000.wav", "song001.wav", "song004.wav"} and len(clock.naps) == 2
+    assert errors.keys() == {"song000.wav", "song001.wav", "song004.wav"} and len(job.naps) == 2
     assert errors["song000.wav"] == "The model cannot hear it." and "silent" in errors["song004.wav"]
     assert report.failed == 3
     assert not (songs / "song000.json").exists() and not (songs / "song001.json").exists()
@@ -392,7 +388,7 @@ def test_a_refused_key_ends_the_batch_and_keeps_what_was_done(
 
 
 def test_a_service_that_stays_away_is_not_asked_for_ever(tmp_path: Path, backends: Callable[..., Meter]) -> None:
-    folder, clock = write_songs(tmp_path / "many", [0.1 + 0.01 * number for number in range(20)]), Clock()
+    folder, job = write_songs(tmp_path / "many", [0.1 + 0.01 * number for number in range(20)]), Dozing()
     meter = backends("meter")
 
     def down(song: SongToLabel) -> None:
@@ -400,7 +396,7 @@ def test_a_service_that_stays_away_is_not_asked_for_ever(tmp_path: Path, backend
 
     meter.before = down
     with pytest.raises(BackendUnusable, match="5 songs in a row: No connection"):
-        label(folder, settings(caption_by="meter", retries=1), clock=clock, sleep=clock.sleep)
+        label(folder, settings(caption_by="meter", retries=1), job)
     assert len(meter.asked) == 10
 
 
@@ -615,9 +611,9 @@ def test_a_dataset_file_that_cannot_be_written_ends_the_batch(
     four_together(backends)
     dataset, file, report = scan_folder(eight), tmp_path / "set.json", LabelReport()
     file.mkdir()
-    clock = iter(range(0, 10_000, 60)).__next__
+    job = Job(clock=iter(range(0, 10_000, 60)).__next__)
     with pytest.raises(UserError, match=r"set\.json"):
-        label_dataset(dataset, FOUR_AT_ONCE, {}, file=file, report=report, clock=clock, sleep=lambda seconds: None)
+        label_dataset(dataset, FOUR_AT_ONCE, {}, job, file=file, report=report)
     assert report.asked == 4 and not report.problems, "no single song is to blame"
     assert sum(bool(song.caption) for song in dataset.songs) == 4, "what was paid for can be saved elsewhere"
 
