@@ -128,6 +128,8 @@ class Page:
         Every tab has a clock of its own, which goes while the tab is seen: a browser works on every output of a look,
         changed or not, and with those of all tabs in one look that was half a core for an idle page. What was seen is
         kept by tab as well: looks of two tabs may overlap, and the later to end would forget what the other has drawn.
+        Choices of tabs are answered one after the other: an opened page chooses its first, and answered last that would
+        stop the clock of the tab chosen since.
         """
         first = next(iter(self._blocks))
         clocks = {name: gr.Timer(LOOK_EVERY_S, active=name == first) for name in self._blocks}
@@ -141,6 +143,8 @@ class Page:
                 outputs=[*clocks.values()],
                 api_visibility="private",
                 show_progress="hidden",
+                concurrency_id="tabs",
+                concurrency_limit=1,
             ).then(look, **options)
 
     def _look(self, tab: str) -> tuple[Callable[..., dict[Any, Any]], dict[str, Any]]:
